@@ -1,0 +1,84 @@
+"""Model families: the names by which apply_dynimg() finds its way around a model, built in or from other packages."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ENTRY_POINTS = "dynimg_plugin.patches"
+
+
+def encode_llava(core: Any, pixels: Tensor) -> Tensor:
+    """Vision tower -> selected hidden state(s) -> projector, as in all LLaVA families: (m, 3, H, W) -> (m, g * g, c)."""
+    layer, strategy = core.config.vision_feature_layer, core.config.vision_feature_select_strategy
+    hidden = core.vision_tower(pixels, output_hidden_states=layer, return_dict=True).hidden_states
+    chosen = [hidden[i] for i in ([layer] if isinstance(layer, int) else layer)]
+    features = torch.cat(chosen, dim=-1)
+    return core.multi_modal_projector(features[:, 1:] if strategy == "default" else features)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The names by which one model family is patched.
+
+    Attributes:
+        model_type: `model.config.model_type` of the family.
+        core: path of the inner model that merges visual features into the text.
+        language_model: path of the decoder, from the core.
+        rotary: path of its rotary embedding, from the decoder.
+        layers: path of its decoder layers, from the decoder.
+        entry: the core's method that returns visual features; DynImgs enter there, other inputs pass through.
+        encode: (core, pixels (m, 3, H, W)) -> projected patch features (m, grid * grid, c).
+    """
+
+    model_type: str
+    core: str = "model"
+    language_model: str = "language_model"
+    rotary: str = "rotary_emb"
+    layers: str = "layers"
+    entry: str = "get_image_features"
+    encode: Callable[[Any, Tensor], Tensor] = encode_llava
+
+    def tower(self, model: Any) -> tuple[int, int]:
+        """Patch grid and patch size of the model's vision tower, from its config."""
+        vision = model.config.vision_config
+        return vision.image_size // vision.patch_size, vision.patch_size
+
+
+def supported_families() -> list[str]:
+    """Model types that apply_dynimg() knows: the built-in ones and those of installed third-party packages."""
+    return sorted({*built_in_families(), *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def find_patch(model_type: str) -> Patch:
+    """The Patch of a family.
+
+    Raises:
+        ValueError: for an unknown family; it lists the known ones and says how to add one.
+    """
+    if model_type in built_in_families():
+        return family_module(model_type).PATCH
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == model_type:
+            return point.load()
+    raise ValueError(
+        f"model family {model_type!r} is not supported; supported: {', '.join(supported_families())}. "
+        "Give apply_dynimg(model, patch=Patch(...)) or see 'Add a family' in CONTRIBUTING.md"
+    )
+
+
+def family_module(model_type: str) -> Any:
+    """The built-in module `dynimg_plugin.patches.<model_type>`."""
+    return import_module(f"{ENTRY_POINTS}.{model_type}")
+
+
+def built_in_families() -> list[str]:
+    """Model types with a file of their own in `dynimg_plugin.patches`."""
+    return [module.name for module in pkgutil.iter_modules(import_module(ENTRY_POINTS).__path__)]

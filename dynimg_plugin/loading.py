@@ -1,0 +1,98 @@
+"""load(): a checkpoint, patched, with its processor and, when given, a trained adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
+from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
+from dynimg_plugin.processing import DynImgProcessor
+
+
+def load(
+    base: str | Path,
+    adapter: str | Path | None = None,
+    config: DynImgConfig | None = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+) -> tuple[Any, DynImgProcessor]:
+    """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
+
+    Args:
+        base: hub id or folder.
+        adapter: folder (or hub id) of a peft adapter that was trained on a patched model; its theta is checked.
+        config: by default the adapter's or the base folder's dynimg_config.json, else DynImgConfig().
+        dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
+        device_map: as in from_pretrained().
+
+    Returns:
+        (model in eval mode, processor).
+
+    Raises:
+        FileNotFoundError: `base` is a folder without a config.json or without a processor.
+        ValueError: unknown family, or an adapter that does not fit the base.
+    """
+    _check_folder(base)
+    adapter_config = _sidecar(adapter) if adapter is not None else None
+    if config is not None and adapter_config is not None and config != adapter_config:
+        raise ValueError(f"the adapter was trained with {adapter_config}, but {config} was asked for; leave config out")
+    config = config or adapter_config or (DynImgConfig.from_pretrained(base) if _has_config(base) else None)
+    find_patch(AutoConfig.from_pretrained(base).model_type)  # an unknown family should not wait for its weights
+    processor = AutoProcessor.from_pretrained(base)
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, device_map=device_map).eval()
+    apply_dynimg(model, config)
+    processor = DynImgProcessor(processor, dynimg_config(model))
+    return (model if adapter is None else _with_adapter(model, adapter)), processor
+
+
+def _has_config(folder: str | Path) -> bool:
+    return (Path(folder) / CONFIG_NAME).is_file()
+
+
+def _check_folder(base: str | Path) -> None:
+    folder = Path(base)
+    if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) > 2:
+            raise FileNotFoundError(f"{base} is neither a folder nor a hub id like 'owner/name'")
+        return
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{base} has no config.json; give the folder of a checkpoint")
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise FileNotFoundError(
+            f"{base} has no processor (processor_config.json or preprocessor_config.json); save the original "
+            "checkpoint's AutoProcessor into it with .save_pretrained()"
+        )
+
+
+def _sidecar(adapter: str | Path) -> DynImgConfig:
+    if not Path(adapter).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        adapter = Path(hf_hub_download(str(adapter), CONFIG_NAME)).parent
+    return DynImgConfig.from_pretrained(adapter)
+
+
+def _with_adapter(model: Any, adapter: str | Path) -> Any:
+    """Put the adapter on the patched model; peft itself drops keys that do not fit without a word."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    loaded = PeftModel.from_pretrained(model, adapter)
+    stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
+    taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
+    theta = [name for name in stored if ".theta_" in name]
+    if stored - taken or (dynimg_config(loaded).rope_4d and not theta):
+        missing = sorted(stored - taken)[:5] or ["no theta_t, theta_h, theta_w in the adapter"]
+        raise ValueError(
+            f"adapter {adapter} does not fit this base: {', '.join(missing)}. Load it on the base model it was trained "
+            "on; training must save theta: LoraConfig(modules_to_save=['rotary_emb', ...])"
+        )
+    return loaded.eval()
+
+
+def _plain(name: str) -> str:
+    return name.replace(".modules_to_save.default", "").replace(".default", "")

@@ -1,0 +1,162 @@
+"""Bring DynImg to a loaded model: instances only, undoable, never a class or a module of somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+from transformers.utils import logging
+
+from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.coordinates import CoordinateTable
+from dynimg_plugin.families import Patch, find_patch, supported_families
+from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding
+from dynimg_plugin.session import Session, dynimg_features, finish_angles, with_extra_inputs
+
+__all__ = [
+    "Description",
+    "Patch",
+    "apply_dynimg",
+    "describe_dynimg",
+    "dynimg_config",
+    "find_patch",
+    "remove_dynimg",
+    "supported_families",
+]
+
+PREPARE = "prepare_inputs_for_generation"
+logger = logging.get_logger(__name__)
+
+
+def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch | None = None) -> Any:
+    """Patch this model instance for DynImg and return it. Its weights stay; on day 0 its text logits are the same bits.
+
+    Calling it again with the same config is a no-op.
+
+    Args:
+        config: DynImgConfig() when None; grid and patch size are taken from the model.
+        patch: names of a family that is not built in.
+
+    Raises:
+        ValueError: unknown family, or the model is patched already with another config.
+        TypeError: the model's rotary embedding cannot be wrapped, or it is a peft model.
+    """
+    if _is_peft(model):
+        raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
+    patch = patch or find_patch(model.config.model_type)
+    grid, patch_size = patch.tower(model)
+    config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
+    core = model.get_submodule(patch.core)
+    if session := getattr(core, "dynimg", None):
+        if session.config != config:
+            raise ValueError(f"this model is patched already with {session.config}; call remove_dynimg(model) first")
+        logger.info("apply_dynimg: this model is patched already, nothing to do")
+        return model
+    layout = DynImgLayout.from_config(config)
+    session = Session(patch, config, layout, CoordinateTable.from_layout(layout), [])
+    if config.rope_4d:
+        _wrap_rotary(core, session)
+    _override(core, patch.entry, dynimg_features(type(core), patch.entry))
+    _override(model, PREPARE, with_extra_inputs(type(model)))
+    session.handles += [
+        core.register_forward_pre_hook(session.before, with_kwargs=True),
+        core.register_forward_hook(session.after, with_kwargs=True, always_call=True),
+    ]
+    core.dynimg = session
+    return model
+
+
+def remove_dynimg(model: Any) -> Any:
+    """Undo apply_dynimg(): the model's submodules and methods are its own again, bit for bit. Returns the model."""
+    if _is_peft(model):
+        raise TypeError("this is a peft model: take the adapter off first, model = model.unload()")
+    core, session = _patched(model)
+    for handle in session.handles:
+        handle.remove()
+    if session.config.rope_4d:
+        decoder = core.get_submodule(session.patch.language_model)
+        decoder.set_submodule(session.patch.rotary, decoder.get_submodule(session.patch.rotary).base)
+    del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
+    return model
+
+
+def _is_peft(model: Any) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def _patched(model: Any) -> tuple[Any, Session]:
+    for module in model.modules():
+        if isinstance(session := module.__dict__.get("dynimg"), Session):
+            return module, session
+    raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
+
+
+def _override(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """A method of this instance alone; bound to it, so that a deep copy of the model uses its own weights."""
+    if name in owner.__dict__:
+        raise ValueError(f"{type(owner).__name__}.{name} of this instance was replaced by other code; undo that first")
+    owner.__dict__[name] = MethodType(function, owner)
+
+
+def _wrap_rotary(core: Any, session: Session) -> None:
+    decoder = core.get_submodule(session.patch.language_model)
+    layers = decoder.get_submodule(session.patch.layers)
+    per_layer = session.config.theta_scope == "per_layer"
+    base = decoder.get_submodule(session.patch.rotary)
+    wrapper = DynImgRotaryEmbedding(base, num_layers=len(layers) if per_layer else None)
+    decoder.set_submodule(session.patch.rotary, wrapper)
+    if per_layer:
+        session.handles += [
+            layer.register_forward_pre_hook(partial(finish_angles, index=i, layout=wrapper.layout), with_kwargs=True)
+            for i, layer in enumerate(layers)
+        ]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What apply_dynimg() did to a model; str() is a table."""
+
+    family: str
+    config: DynImgConfig
+    rotary: str
+    theta_norms: dict[str, float]
+    implementation: str
+
+    def __str__(self) -> str:
+        config, prompts = self.config, self.config.frames_per_image - 1
+        norms = ", ".join(f"{axis} {norm:.3g}" for axis, norm in self.theta_norms.items()) or "off"
+        return "\n".join(
+            [
+                f"family        {self.family}",
+                f"DynImgs       {config.num_images} x (1 key + {prompts} prompts), fusion {config.fusion}",
+                f"tower grid    {config.grid} x {config.grid} patches of {config.patch_size} px",
+                f"tokens        {config.tokens_per_video} per video, pooled {config.pool}",
+                f"rotary        {self.rotary}",
+                f"theta norms   {norms}",
+                f"4D RoPE by    {self.implementation}",
+            ]
+        )
+
+
+def describe_dynimg(model: Any) -> Description:
+    """What is patched, with which config, and how far theta has moved. ValueError when the model is not patched."""
+    core, session = _patched(model)
+    wrappers = session.rotary(core)
+    active = wrappers[-1] if wrappers else None  # under peft the last one is the trained copy
+    norms = {} if active is None else {a: t.detach().norm().item() for a, t in zip(AXES, active.thetas, strict=True)}
+    return Description(
+        family=session.patch.model_type,
+        config=session.config,
+        rotary="unchanged" if active is None else f"{type(active.base).__name__} ({active.layout})",
+        theta_norms=norms,
+        implementation="off" if active is None else "reference (PyTorch)",
+    )
+
+
+def dynimg_config(model: Any) -> DynImgConfig:
+    """The config of a patched model, grid and patch size filled in."""
+    return _patched(model)[1].config

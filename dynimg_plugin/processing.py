@@ -1,0 +1,232 @@
+"""DynImgProcessor: videos or precomposed DynImgs + text -> model inputs; the tokenizer's only door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+
+from dynimg_plugin.composition import DynImg, compose
+from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
+from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
+from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, per_row, tower_geometry
+
+VISUAL = ("video", "image")
+
+
+class DynImgProcessor(ProcessorMixin):
+    """Wraps a checkpoint's own processor; its tokenizer, chat template and normalisation stay in charge.
+
+    Args:
+        base: the processor of the checkpoint, e.g. AutoProcessor.from_pretrained(...).
+        config: DynImgConfig() when None; grid and patch size are taken from `base`.
+
+    Raises:
+        ValueError: when `base` has no image processor or tokenizer, or its image size cannot be told.
+    """
+
+    def __init__(self, base: Any, config: DynImgConfig | None = None) -> None:
+        missing = [name for name in ("image_processor", "tokenizer") if getattr(base, name, None) is None]
+        if missing:
+            raise ValueError(
+                f"{type(base).__name__} has no {' and no '.join(missing)}; give the checkpoint's AutoProcessor"
+            )
+        self.base = base
+        self.image_size, grid = tower_geometry(base)
+        self.config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=self.image_size // grid)
+        self.layout = DynImgLayout.from_config(self.config)
+        self.table = CoordinateTable.from_layout(self.layout)
+        self.tokenizer, self.image_processor = base.tokenizer, base.image_processor
+        self.chat_template = base.chat_template
+        self.image_token: str = base.image_token
+        self.image_token_id: int = base.tokenizer.convert_tokens_to_ids(base.image_token)
+
+    def __repr__(self) -> str:
+        return f"DynImgProcessor({type(self.base).__name__}, {self.config})"
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*self.tokenizer.model_input_names, "pixel_values"]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: DynImgConfig | None = None, **kwargs: Any) -> Self:
+        """Load the base processor and, when `folder` holds one and no config is given, its dynimg_config.json."""
+        if config is None and (Path(folder) / CONFIG_NAME).is_file():
+            config = DynImgConfig.from_pretrained(folder)
+        return cls(AutoProcessor.from_pretrained(folder, **kwargs), config)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save the base processor and beside it dynimg_config.json."""
+        self.config.save_pretrained(save_directory)
+        return self.base.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        *,
+        seed: int | None = None,
+        fps: float = 1.0,
+        return_coordinates: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Model inputs of one question or a batch of them.
+
+        Args:
+            text: prompts. A prompt with the image (or video) token has it replaced, one token per video; a prompt
+                without one is taken as a user's question and put into the chat template.
+            videos: one video, or one per prompt: path, folder of pictures, (T, H, W, 3) uint8 array, list of frames;
+                None in a list marks a prompt without video.
+            images: precomposed DynImgs instead of videos: DynImg objects or images of the DynImg's size; one list per
+                prompt. One image token stands for one of them, or a single one for all of a prompt's.
+            seed: see compose(). fps: see compose().
+            return_coordinates: add `rope4d_coords` (b, s, 3), which chunked prefill needs.
+            kwargs: for the tokenizer: padding, padding_side, truncation, max_length, return_tensors, ...
+
+        Returns:
+            input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32; with
+            t_mode="time" also dynimg_times (rows with DynImgs, images, frames).
+        """
+        if text is None:
+            raise ValueError("text is missing; give one prompt per video")
+        prompts = [text] if isinstance(text, str) else list(text)
+        visuals = self._visuals(images, videos, len(prompts), seed, fps)
+        expanded = [self._expand(prompt, visual) for prompt, visual in zip(prompts, visuals, strict=True)]
+        tensors = kwargs.pop("return_tensors", None)
+        encoded = self.tokenizer(expanded, **kwargs)
+        self._check_placeholders(encoded["input_ids"], visuals)
+        inputs = BatchFeature(dict(encoded), tensor_type=tensors)
+        shown = [visual for visual in visuals if visual]
+        if shown:
+            inputs["pixel_values"] = self._pixel_values(shown)
+            if self.config.t_mode == "time":
+                inputs["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
+        if return_coordinates:
+            ids = torch.as_tensor(inputs["input_ids"]).reshape(len(prompts), -1)
+            inputs["rope4d_coords"] = token_coordinates(
+                ids, self.image_token_id, self.table, inputs.get("dynimg_times")
+            )
+        return inputs
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, chat_template: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As the base's; a video item becomes one image token. With tokenize=True its videos are composed too."""
+        tokenize, as_dict = kwargs.pop("tokenize", False), kwargs.pop("return_dict", False)
+        batch = conversation if isinstance(conversation[0], list | tuple) else [conversation]
+        plain = [[_as_images(message) for message in talk] for talk in batch]
+        names = ("add_generation_prompt", "continue_final_message", "tools", "documents")
+        for_template = {name: kwargs.pop(name) for name in names if name in kwargs}
+        texts = self.base.apply_chat_template(
+            plain, chat_template or self.chat_template, tokenize=False, **for_template
+        )
+        if not tokenize:
+            return texts if batch is conversation else texts[0]
+        videos = [_media(talk, "video") for talk in batch]
+        images = [_media(talk, "image") for talk in batch]
+        inputs = self(text=texts, videos=_or_none(videos), images=_or_none(images), **kwargs)
+        return inputs if as_dict else inputs["input_ids"]
+
+    def _visuals(self, images: Any, videos: Any, rows: int, seed: int | None, fps: float) -> list[list[Visual]]:
+        """The DynImgs of every prompt."""
+        if images is not None and videos is not None:
+            raise ValueError("give videos= or images= (precomposed DynImgs), not both")
+        if videos is None:
+            given = per_row(images, rows, is_picture) if images is not None else [[] for _ in range(rows)]
+        else:
+            given = [
+                [image for video in row for image in compose(video, self.config, seed=seed, fps=fps)]
+                for row in per_row(videos, rows, is_video)
+            ]
+        return [[self._visual(image) for image in row] for row in given]
+
+    def _visual(self, image: Any) -> Visual:
+        """A DynImg at the tower's image size: padded right and below by edge copy, never resized."""
+        pictures = image.images if isinstance(image, DynImg) else (image,)
+        pixels = torch.stack([as_tensor(picture) for picture in pictures])
+        side, size = pixels.shape[-1], self.image_size
+        allowed = (self.config.canvas_size, size)
+        if pixels.shape[-2] != side or side not in allowed or len(pictures) != self.layout.num_canvases:
+            raise ValueError(
+                f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels; this "
+                f"checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of {allowed[0]} x "
+                f"{allowed[0]}; compose it with this processor's config"
+            )
+        padded = F.pad(pixels.float(), (0, size - side, 0, size - side), mode="replicate").to(torch.uint8)
+        return Visual(padded, image if isinstance(image, DynImg) else None)
+
+    def _expand(self, prompt: str, visual: list[Visual]) -> str:
+        """Replace each image token by the tokens of what it stands for."""
+        tokens = [self.image_token, *([self.base.video_token] if hasattr(self.base, "video_token") else [])]
+        marker = re.compile("|".join(map(re.escape, tokens)))
+        found = len(marker.findall(prompt))
+        if visual and not found:
+            prompt, found = self._as_question(prompt), 1
+        if found and len(visual) % found:
+            raise ValueError(
+                f"the prompt holds {found} {self.image_token} token(s) but {len(visual)} DynImgs came with it; "
+                "write one token per video, or one per precomposed DynImg"
+            )
+        run = self.image_token * (self.config.tokens_per_image * len(visual) // max(1, found))
+        return marker.sub(lambda _: run, prompt)
+
+    def _as_question(self, question: str) -> str:
+        if not self.chat_template:
+            return f"{self.image_token}\n{question}"
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Visual]]) -> None:
+        for ids, visual in zip(input_ids, visuals, strict=True):
+            found, wanted = ids.count(self.image_token_id), len(visual) * self.config.tokens_per_image
+            if found != wanted:
+                raise ValueError(
+                    f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "
+                    f"truncation=False, and keep {self.image_token} out of the text itself"
+                )
+
+    def _pixel_values(self, visuals: list[list[Visual]]) -> Tensor:
+        """(rows, images * canvases, 3, H, W), normalised as the base's image processor does."""
+        counts = sorted({len(visual) for visual in visuals})
+        if len(counts) > 1:
+            raise ValueError(
+                f"the prompts of a batch have {' and '.join(map(str, counts))} DynImgs; put prompts with the same "
+                "number into one batch (prompts without any may be mixed in)"
+            )
+        pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals]).float()
+        processor = self.image_processor
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
+        return (pixels * processor.rescale_factor - mean) / std
+
+    def _times(self, visual: list[Visual]) -> Tensor:
+        images = [one.source for one in visual if one.source is not None]
+        if len(images) < len(visual):
+            raise ValueError("t_mode='time' needs the frames' times: give videos= or DynImg objects, not bare pictures")
+        return frame_times([[frame.pts_seconds for frame in image.frames] for image in images])
+
+
+def _as_images(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with every visual item as a bare image item, which all families' templates know."""
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "image"} if item["type"] in VISUAL else item for item in content]}
+
+
+def _media(conversation: Iterable[dict[str, Any]], kind: str) -> list[Any]:
+    """Videos or images named in a conversation's items, under any of the keys that transformers knows."""
+    items = [i for m in conversation if not isinstance(m["content"], str) for i in m["content"] if i["type"] == kind]
+    found = [next((item[key] for key in (kind, "path", "url") if key in item), None) for item in items]
+    return [item for item in found if item is not None]
+
+
+def _or_none(media: list[list[Any]]) -> list[list[Any]] | None:
+    return media if any(media) else None

@@ -1,0 +1,150 @@
+"""What runs inside a patched model: coordinates into the rotary embedding, DynImgs into the feature method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
+from dynimg_plugin.families import Patch
+from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.pooling import pool_tokens
+from dynimg_plugin.rope import DynImgRotaryEmbedding, LayerAngles
+
+EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
+
+
+class DynImgFeatures(BaseModelOutputWithPooling):
+    """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill."""
+
+
+@dataclass
+class Session:
+    """What a patched model needs at run time; it hangs on the core as `dynimg`."""
+
+    patch: Patch
+    config: DynImgConfig
+    layout: DynImgLayout
+    table: CoordinateTable
+    handles: list[Any]
+
+    def rotary(self, core: Any) -> list[DynImgRotaryEmbedding]:
+        """Found through the module in use, not remembered: peft and copies put their own in its place."""
+        decoder = core.get_submodule(self.patch.language_model)
+        owner = decoder.get_submodule(self.patch.rotary)
+        return [module for module in owner.modules() if isinstance(module, DynImgRotaryEmbedding)]
+
+    def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
+        explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
+        if self.config.rope_4d:
+            coordinates = self._coordinates(core, args, kwargs, explicit, times)
+            for module in self.rotary(core):
+                module.coordinates = coordinates
+        return args, kwargs
+
+    def after(self, core: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Forward hook, called on errors too."""
+        for module in self.rotary(core):
+            module.coordinates = None
+
+    def _coordinates(
+        self,
+        core: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        explicit: Tensor | None,
+        times: Tensor | None,
+    ) -> Tensor | None:
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        length = (kwargs["inputs_embeds"] if input_ids is None else input_ids).shape[1]
+        cache = kwargs.get("past_key_values")
+        past = cache.get_seq_length() if cache is not None else 0
+        if explicit is not None:
+            now = explicit[:, past : past + length]
+            return F.pad(now, (0, 0, 0, length - now.shape[1])) if now.shape[1] else None
+        if input_ids is None or not self._carries_dynimgs(kwargs):
+            return None  # a placeholder that the model itself wrote is text
+        if past:
+            raise ValueError(
+                "DynImgs reached the language model in chunks (prefill_chunk_size?); 4D RoPE then needs the positions "
+                "of the whole prompt: processor(..., return_coordinates=True) adds them as rope4d_coords"
+            )
+        if self.config.t_mode == "time" and times is None:
+            raise ValueError("t_mode='time' needs dynimg_times, (rows, images, frames); DynImgProcessor returns them")
+        return token_coordinates(input_ids, core.config.image_token_id, self.table, times)
+
+    @staticmethod
+    def _carries_dynimgs(kwargs: dict[str, Any]) -> bool:
+        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        return isinstance(encoded, DynImgFeatures) or _is_dynimg(kwargs.get("pixel_values"), kwargs.get("image_sizes"))
+
+
+def _is_dynimg(pixel_values: Tensor | None, image_sizes: Tensor | None) -> bool:
+    """DynImgs come as (rows, images, 3, H, W) without image sizes; ordinary images as 4-D, or 5-D with their sizes."""
+    return pixel_values is not None and pixel_values.ndim == 5 and image_sizes is None
+
+
+def finish_angles(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Pre-hook of a decoder layer: turn the LayerAngles of all layers into this layer's (cos, sin)."""
+    angles = kwargs.get("position_embeddings")
+    if not isinstance(angles, LayerAngles):
+        return None
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return args, {**kwargs, "position_embeddings": angles.of_layer(index, layout, hidden.dtype)}
+
+
+def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
+    """The class's feature method `name`, taking DynImgs too; what is no DynImg goes to the original."""
+    original = getattr(core_class, name)
+    signature = inspect.signature(original)
+
+    @wraps(original)
+    def features(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind_partial(self, *args, **kwargs).arguments
+        if not _is_dynimg(given.get("pixel_values"), given.get("image_sizes")):
+            return original(self, *args, **kwargs)
+        return encode_dynimgs(self, given["pixel_values"])
+
+    return features
+
+
+def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
+    """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row."""
+    session: Session = core.dynimg
+    rows, count = pixel_values.shape[:2]
+    if count % session.layout.num_canvases:
+        raise ValueError(
+            f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
+            f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor with this config"
+        )
+    patches = session.patch.encode(core, pixel_values.flatten(0, 1))
+    tokens = pool_tokens(patches.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+    per_row: Any = list(tokens.reshape(rows, -1, tokens.shape[-1]))
+    return DynImgFeatures(pooler_output=per_row)
+
+
+def with_extra_inputs(model_class: type) -> Callable[..., Any]:
+    """prepare_inputs_for_generation() that names our inputs too, for generate() refuses keywords it does not name."""
+    original = getattr(model_class, "prepare_inputs_for_generation")  # noqa: B009 (mypy: not every class has one)
+    signature = inspect.signature(original)
+    names = list(signature.parameters.values())
+    at = next((i for i, name in enumerate(names) if name.kind is name.VAR_KEYWORD), len(names))
+    ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in EXTRA_INPUTS]
+
+    @wraps(original)
+    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    prepare.__signature__ = signature.replace(parameters=[*names[:at], *ours, *names[at:]])  # type: ignore[attr-defined]
+    return prepare

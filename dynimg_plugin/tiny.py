@@ -1,0 +1,142 @@
+"""Complete random checkpoints of a few hundred kilobytes, one per family, made offline in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerFast
+
+from dynimg_plugin.families import built_in_families, family_module
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+CORPUS = [
+    "What is shown in this video? Answer with the option's letter. Answer with a single word or phrase. Options:",
+    "(A) left (B) right (C) up (D) down Yes No red green blue yellow circle square triangle one two three four",
+]
+
+
+class Kit:
+    """Small parts that the families' tiny() builders put together; every tower has a grid that DynImgs are made for."""
+
+    PATCH_SIZE = 4
+    CLIP_SIZE = 24 * PATCH_SIZE
+    SIGLIP_SIZE = 27 * PATCH_SIZE + 2  # like 384 = 27 * 14 + 6: the tower never sees the last pixels
+    CHAT_TEMPLATE = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"
+        "{% if item['type'] == 'image' %}<image>\n{% elif item['type'] == 'video' %}<video>\n"
+        "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+    def __init__(self) -> None:
+        self.tokenizer = byte_tokenizer()
+
+    def text(self, model_type: str) -> dict[str, Any]:
+        """A decoder of two layers; the vocabulary is rounded up to a multiple of 8."""
+        return {
+            "model_type": model_type,
+            "vocab_size": -(-len(self.tokenizer) // 8) * 8,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 8192,
+            "bos_token_id": None,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "tie_word_embeddings": False,
+        }
+
+    def _tower(self, model_type: str, size: int, **extra: Any) -> dict[str, Any]:
+        shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return {"model_type": model_type, "image_size": size, "patch_size": self.PATCH_SIZE, **shape, **extra}
+
+    def clip_tower(self) -> dict[str, Any]:
+        return self._tower("clip_vision_model", self.CLIP_SIZE, projection_dim=32)
+
+    def siglip_tower(self) -> dict[str, Any]:
+        return self._tower("siglip_vision_model", self.SIGLIP_SIZE, vision_use_head=False)
+
+    def clip_sizes(self) -> dict[str, Any]:
+        side = self.CLIP_SIZE
+        return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+    def siglip_sizes(self) -> dict[str, Any]:
+        return {"size": {"height": self.SIGLIP_SIZE, "width": self.SIGLIP_SIZE}}
+
+    def clip_images(self) -> Any:
+        from transformers import CLIPImageProcessor
+
+        return CLIPImageProcessor(**self.clip_sizes())
+
+    @staticmethod
+    def pinpoints(side: int) -> list[list[int]]:
+        return [[side, side], [side, 2 * side], [2 * side, side]]
+
+    def patch_and_template(self) -> dict[str, Any]:
+        """What the processors of the CLIP families need beside their parts."""
+        return {
+            "patch_size": self.PATCH_SIZE,
+            "vision_feature_select_strategy": "default",
+            "chat_template": self.CHAT_TEMPLATE,
+        }
+
+    def image_ids(self) -> dict[str, Any]:
+        return {"image_token_id": self.tokenizer.convert_tokens_to_ids("<image>"), "tie_word_embeddings": False}
+
+    def video_ids(self) -> dict[str, Any]:
+        return {"video_token_id": self.tokenizer.convert_tokens_to_ids("<video>")}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """All 256 bytes, a few merges and the special tokens: any text survives a round trip."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=SPECIAL
+    )
+    tokenizer.train_from_iterator(CORPUS * 4, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
+        padding_side="left",
+        model_max_length=8192,
+    )
+    fast.image_token, fast.video_token = "<image>", "<video>"
+    return fast
+
+
+def build_tiny(family: str, *, seed: int = 0) -> tuple[Any, Any]:
+    """A random tiny (model in eval mode, processor) of `family`; the same seed gives the same weights.
+
+    Raises:
+        ValueError: for a family that is not built in.
+    """
+    if family not in built_in_families():
+        raise ValueError(f"no tiny checkpoint for {family!r}; families: {', '.join(built_in_families())}")
+    kit = Kit()
+    config, processor = family_module(family).tiny(kit)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    torch.random.set_rng_state(state)
+    end, pad = kit.tokenizer.eos_token_id, kit.tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=False)
+    return model, processor
+
+
+def write_tiny(family: str, folder: str | Path, *, seed: int = 0) -> Path:
+    """Write build_tiny()'s checkpoint into `folder`; AutoModelForImageTextToText and AutoProcessor load it."""
+    model, processor = build_tiny(family, seed=seed)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)

@@ -1,0 +1,72 @@
+"""Videos that are already frames: arrays, tensors, lists of images, folders of pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dynimg_plugin.video.decode import Frame
+from dynimg_plugin.video.errors import VideoError
+from dynimg_plugin.video.sampling import VideoIndex
+
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class FrameVideo:
+    """Frames in time order, one tick each. They carry no codec, so none of them is an I-frame.
+
+    Args:
+        frames: (T, H, W, 3) or (T, 3, H, W) uint8 array or tensor, or a list of PIL images, arrays or picture paths.
+        fps: frames per second; without it a frame lasts one second.
+    """
+
+    damaged = False
+
+    def __init__(self, frames: Any, *, fps: float = 1.0, name: str = "frames") -> None:
+        self.name = name
+        self._frames = frames
+        if not len(frames):
+            raise VideoError(name, "holds no frame")
+        self._seconds = 1 / fps
+        self.index = VideoIndex((), 0, len(frames) - 1, 1, self._seconds, "frames")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, fps: float = 1.0) -> FrameVideo:
+        """Pictures of a folder, in the order of the numbers in their names (frame_2 before frame_10)."""
+        paths = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES), key=_natural)
+        if not paths:
+            raise VideoError(folder, f"this folder holds no pictures; it may hold {', '.join(sorted(PICTURES))}")
+        return cls(paths, fps=fps, name=str(folder))
+
+    def frames_at(self, times: Sequence[int]) -> list[Frame]:
+        """The frames with these indices."""
+        pixels = {time: self._pixels(self._frames[time]) for time in set(times)}
+        return [Frame(pixels[time], time * self._seconds) for time in times]
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        if isinstance(frame, str | Path):
+            try:
+                frame = Image.open(frame)
+            except (OSError, UnidentifiedImageError) as error:
+                raise VideoError(self.name, f"{frame} is no picture ({error})") from error
+        if isinstance(frame, Image.Image):
+            return np.asarray(frame.convert("RGB"))
+        array = np.asarray(frame)
+        if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+            array = array.transpose(1, 2, 0)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise VideoError(
+                self.name,
+                f"a frame is {array.dtype} of shape {array.shape}; allowed: uint8 of shape (H, W, 3) or (3, H, W)",
+            )
+        return np.ascontiguousarray(array)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """frame_10 -> [(0, "frame_"), (10, "")]: numbers compare as numbers."""
+    return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.stem)]

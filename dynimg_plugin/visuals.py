@@ -1,0 +1,72 @@
+"""What people hand in as a video or a DynImg, and what a checkpoint's processor says of its vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynimg_plugin.composition import DynImg
+
+
+class Visual(NamedTuple):
+    """One DynImg on its way into the model: (canvases, 3, H, W) uint8, and the DynImg when it came as one."""
+
+    canvases: Tensor
+    source: DynImg | None
+
+
+def tower_geometry(base: Any) -> tuple[int, int]:
+    """Image size in pixels and patches per side of the tower that a processor prepares for.
+
+    LLaVA-1.5: 336 px, patch 14 -> (336, 24). LLaVA-OneVision: 384 px, 729 tokens -> (384, 27).
+    """
+    processor = base.image_processor
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size = dict(crop or processor.size)
+    image_size = size.get("height") or size.get("shortest_edge")
+    patch, tokens = getattr(base, "patch_size", None), getattr(base, "num_image_tokens", None)
+    if image_size and patch:
+        return image_size, image_size // patch
+    if image_size and tokens:
+        return image_size, round(tokens**0.5)
+    raise ValueError(
+        f"{type(base).__name__} tells neither patch_size nor num_image_tokens (image size {size}); "
+        "set processor.patch_size"
+    )
+
+
+def as_tensor(picture: Any) -> Tensor:
+    """PIL image or (H, W, 3) / (3, H, W) uint8 array -> (3, H, W) uint8."""
+    array = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
+        raise ValueError(
+            f"a DynImg is {array.dtype} of shape {array.shape}; allowed: RGB uint8, (H, W, 3) or (3, H, W)"
+        )
+    return torch.from_numpy(array.copy() if array.shape[0] == 3 else array.transpose(2, 0, 1).copy())
+
+
+def is_picture(item: Any) -> bool:
+    return isinstance(item, DynImg | Image.Image) or getattr(item, "ndim", 0) == 3
+
+
+def is_video(item: Any) -> bool:
+    """A path, a (T, ...) array, or a list of frames. A list of paths is a list of videos."""
+    if isinstance(item, list | tuple):
+        return bool(item) and is_picture(item[0])
+    return isinstance(item, str | Path) or getattr(item, "ndim", 0) == 4
+
+
+def per_row(visuals: Any, rows: int, is_one: Callable[[Any], bool]) -> list[list[Any]]:
+    """The visuals of each prompt: one of them, a list of them, or None. A single prompt takes a bare list too."""
+    entries = [visuals] if is_one(visuals) else list(visuals)
+    if rows == 1 and all(map(is_one, entries)):
+        entries = [entries]
+    if len(entries) != rows:
+        raise ValueError(f"{len(entries)} visual(s) came with {rows} prompt(s); give one per prompt, None for none")
+    return [[] if entry is None else [entry] if is_one(entry) else list(entry) for entry in entries]

@@ -1,0 +1,60 @@
+"""Metadata of dynimg_plugin. `patches/` and `eval_tasks/` lie at the top level and are installed inside the package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+MAPPED = {"dynimg_plugin.patches": "patches", "dynimg_plugin.eval_tasks": "eval_tasks"}
+
+
+def version() -> str:
+    lines = (ROOT / "dynimg_plugin" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    return next(line.split('"')[1] for line in lines if line.startswith("__version__"))
+
+
+def packages() -> list[str]:
+    inside = find_packages(include=["dynimg_plugin", "dynimg_plugin.*"])
+    for name, folder in MAPPED.items():
+        inside += [name, *(f"{name}.{sub}" for sub in find_packages(folder))]
+    return inside
+
+
+setup(
+    name="dynimg_plugin",
+    version=version(),
+    description="DynImg (arXiv 2507.15569) for existing video language models: temporal prompts and learnable 4D RoPE",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir=MAPPED,
+    package_data={"dynimg_plugin.eval_tasks": ["**/*.yaml", "**/*.jsonl", "**/_*_yaml"], "dynimg_plugin": ["py.typed"]},
+    install_requires=[
+        "accelerate>=1.0",
+        "av>=14,<16",  # lmms-eval 0.7 asks for av<16
+        "einops>=0.8",
+        "lmms-eval>=0.7.3,<0.8",
+        "numpy>=1.26",
+        "peft>=0.17",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "transformers>=5.20,<6",
+        "typer>=0.12",
+    ],
+    extras_require={
+        "train": ["trl>=1.0"],
+        "scale": ["webdataset>=1.0"],
+        "demo": ["gradio>=5"],
+        "dev": ["hypothesis>=6", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+    },
+    entry_points={
+        "console_scripts": ["dynimg = dynimg_plugin.cli:main"],
+        "lmms_eval.models": ["dynimg = dynimg_plugin.evaluation.manifest:manifests"],
+    },
+    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],
+)
