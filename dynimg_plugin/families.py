@@ -16,7 +16,7 @@ ENTRY_POINTS = "dynimg_plugin.patches"
 
 
 def encode_llava(core: Any, pixels: Tensor) -> Tensor:
-    """Vision tower -> selected hidden state(s) -> projector, as in all LLaVA families: (m, 3, H, W) -> (m, g * g, c)."""
+    """Vision tower -> selected hidden states -> projector, as all LLaVA families do: (m, 3, H, W) -> (m, g * g, c)."""
     layer, strategy = core.config.vision_feature_layer, core.config.vision_feature_select_strategy
     hidden = core.vision_tower(pixels, output_hidden_states=layer, return_dict=True).hidden_states
     chosen = [hidden[i] for i in ([layer] if isinstance(layer, int) else layer)]

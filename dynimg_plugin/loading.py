@@ -36,12 +36,11 @@ def load(
         FileNotFoundError: `base` is a folder without a config.json or without a processor.
         ValueError: unknown family, or an adapter that does not fit the base.
     """
-    _check_folder(base)
-    adapter_config = _sidecar(adapter) if adapter is not None else None
-    if config is not None and adapter_config is not None and config != adapter_config:
-        raise ValueError(f"the adapter was trained with {adapter_config}, but {config} was asked for; leave config out")
-    config = config or adapter_config or (DynImgConfig.from_pretrained(base) if _has_config(base) else None)
-    find_patch(AutoConfig.from_pretrained(base).model_type)  # an unknown family should not wait for its weights
+    check_checkpoint(base)
+    stored = stored_config(base, adapter)
+    if adapter is not None and config not in (None, stored):
+        raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
+    config = config or stored
     processor = AutoProcessor.from_pretrained(base)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, device_map=device_map).eval()
     apply_dynimg(model, config)
@@ -49,8 +48,17 @@ def load(
     return (model if adapter is None else _with_adapter(model, adapter)), processor
 
 
-def _has_config(folder: str | Path) -> bool:
-    return (Path(folder) / CONFIG_NAME).is_file()
+def stored_config(base: str | Path, adapter: str | Path | None = None) -> DynImgConfig:
+    """The config that the adapter, else the base folder, carries; DynImgConfig() when neither does."""
+    if adapter is not None:
+        return _sidecar(adapter)
+    return DynImgConfig.from_pretrained(base) if (Path(base) / CONFIG_NAME).is_file() else DynImgConfig()
+
+
+def check_checkpoint(base: str | Path) -> None:
+    """Raise FileNotFoundError or ValueError when `base` is no checkpoint of a supported family; loads no weights."""
+    _check_folder(base)
+    find_patch(AutoConfig.from_pretrained(base).model_type)
 
 
 def _check_folder(base: str | Path) -> None:

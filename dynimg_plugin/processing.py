@@ -56,7 +56,9 @@ class DynImgProcessor(ProcessorMixin):
         return [*self.tokenizer.model_input_names, "pixel_values"]
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, config: DynImgConfig | None = None, **kwargs: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | Path, config: DynImgConfig | None = None, **kwargs: Any
+    ) -> Self:
         """Load the base processor and, when `folder` holds one and no config is given, its dynimg_config.json."""
         if config is None and (Path(folder) / CONFIG_NAME).is_file():
             config = DynImgConfig.from_pretrained(folder)
@@ -67,7 +69,7 @@ class DynImgProcessor(ProcessorMixin):
         self.config.save_pretrained(save_directory)
         return self.base.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,

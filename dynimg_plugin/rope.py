@@ -89,7 +89,7 @@ class DynImgRotaryEmbedding(nn.Module):
         if coordinates is None:
             if not (torch.is_grad_enabled() and self.theta_t.requires_grad):
                 return self.base(x, position_ids, *args, **kwargs)
-            # Text only: the same values, but theta stays in the graph, or data-parallel ranks would wait for its gradient.
+            # Text only: the same values, but theta stays in the graph, or data-parallel ranks wait for its gradient.
             coordinates = x.new_zeros(1, x.shape[1], 3)
         exact = torch.empty(0, dtype=torch.float32, device=x.device)  # the base reads only its dtype and device
         cos, sin = self.base(exact, position_ids, *args, **kwargs)

@@ -126,7 +126,7 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     if count % session.layout.num_canvases:
         raise ValueError(
             f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
-            f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor with this config"
+            f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
         )
     patches = session.patch.encode(core, pixel_values.flatten(0, 1))
     tokens = pool_tokens(patches.unflatten(0, (-1, session.layout.num_canvases)), session.layout)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -115,7 +116,7 @@ class FileVideo:
         with self._open() as (container, stream):
             for packet in self._packets(container, stream):
                 try:
-                    frames = [frame for frame in packet.decode() if isinstance(frame, AVFrame)]
+                    frames: list[Any] = packet.decode()
                 except av.error.InvalidDataError:
                     self.damaged = True
                     continue

@@ -35,7 +35,10 @@ class Question:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Five questions: the slow object's direction, one more about what all frames show, and one per event."""
+    """Five questions: the slow object's direction, one more about what all frames show, and one per event.
+
+    A guess is right one time in four, for existence one time in two; on events, key frames help nobody to do better.
+    """
     asked = [_direction_slow(scene), _static(scene) if scene.seed % 2 else _attribute(scene)]
     makers = {"fast": _direction_fast, "count": _count, "order": _order, "flash": _existence}
     return asked + [makers[event](scene) for event in scene.events]
@@ -59,15 +62,15 @@ def _static(scene: Scene) -> Question:
 
 
 def _direction_fast(scene: Scene) -> Question:
-    name = scene.events["fast"][0].name
-    text = f"A {name} rushes through the picture. In which direction does it move: left, right, up or down?"
+    name = _a(scene.events["fast"][0].name).capitalize()
+    text = f"{name} rushes through the picture. In which direction does it move: left, right, up or down?"
     rank = event_rank(scene.seed, "fast")
     return _ask(scene, "direction_fast", text, tuple(DIRECTIONS), scene.fast_direction, rank)
 
 
 def _count(scene: Scene) -> Question:
     blob = scene.events["count"][0]
-    text = f"How many times does a {blob.name} appear for a moment: 1, 2, 3 or 4 times?"
+    text = f"How many times does {_a(blob.name)} appear for a moment: 1, 2, 3 or 4 times?"
     return _ask(scene, "count", text, tuple(NUMBERS.values()), str(len(blob.spans)), event_rank(scene.seed, "count"))
 
 
@@ -82,7 +85,7 @@ def _order(scene: Scene) -> Question:
 
 
 def _existence(scene: Scene) -> Question:
-    text = f"Does a {scene.asked} light up for a moment, yes or no?"
+    text = f"Does {_a(scene.asked)} light up for a moment, yes or no?"
     answer = "yes" if scene.asked == scene.events["flash"][0].name else "no"
     return _ask(scene, "existence", text, ("yes", "no"), answer, event_rank(scene.seed, "flash"))
 
@@ -93,6 +96,10 @@ def _ask(scene: Scene, category: str, text: str, options: tuple[str, ...], answe
     mixed = [others[i] for i in _rng(scene.seed, category).permutation(len(others))]
     mixed.insert(deal(f"letter {category}", rank, len(options)), answer)
     return Question(category, text, tuple(mixed), answer)
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _rng(seed: int, purpose: str) -> np.random.Generator:
@@ -120,18 +127,19 @@ def read_letter(reply: str, options: Sequence[str]) -> str | None:
     """
     letters = LETTERS[: len(options)]
     texts = {normalise(option): letter for letter, option in zip(letters, options, strict=True)}
-    reply = re.sub(r"^.*\banswer(?: is)?:?(?= )", "", reply, flags=re.IGNORECASE | re.DOTALL).strip("*_`'\" \n\t")
+    reply = re.sub(r"^.*\banswer(?: is)?:?(?=\s)", "", reply, flags=re.IGNORECASE | re.DOTALL).strip("*_`'\" \n\t")
     if normalise(reply) in texts:
         return texts[normalise(reply)]
     if alone := re.fullmatch(rf"\(?([{letters}])[).:]*", reply, flags=re.IGNORECASE):
         return alone[1].upper()
-    marked = re.match(rf"\(([{letters}])\)|([{letters}])(?:[).:\n]| (?=\S+$))", reply)
+    marked = re.match(rf"\(([{letters}])\)|([{letters}])([).:\n]|(?= ))", reply)
     if marked is None:
         return None
     letter, rest = marked[1] or marked[2], reply[marked.end() :]
     if normalise(rest) in texts:
         return letter if texts[normalise(rest)] == letter else None
-    return None if re.search(rf"\([{letters}]\)|\b[{letters}]\)", rest) else letter
+    blank = marked[3] == ""  # "A dog": an article, or at least no sure letter
+    return None if blank or re.search(rf"\([{letters}]\)|\b[{letters}]\)", rest) else letter
 
 
 def normalise(text: str) -> str:

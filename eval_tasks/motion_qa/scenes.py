@@ -18,7 +18,8 @@ Three of the four events happen besides, each in a segment of its own:
 
 No event is drawn in a key frame, nor one frame before and after it: nothing hides the object, it is switched off like a
 lamp. What happens in an event can therefore be read from the frames between the key frames and from nowhere else. Every
-object of a clip has a colour of its own.
+object of a clip has a colour of its own. Whoever picks a random prompt frame from every quarter of a segment, as training
+may do, still sees fast, order and flash, but misses a counted appearance in every other clip.
 """
 
 from __future__ import annotations
@@ -212,10 +213,15 @@ class _Stage:
 
 
 def _eight_colours(seed: int, rng: np.random.Generator) -> list[str]:
-    """All colours in random order; the first, the slow object's, is dealt: even seeds ask for it, odd seeds do not."""
-    names = list(COLOURS)
-    first = names.pop(deal(f"slow colour {seed % 2}", seed // 2, len(names)))
-    return [first, *(names[i] for i in rng.permutation(len(names)))]
+    """A colour for each object, in the order slow, static, fast, count, first light, second light, flash, asked.
+
+    Those that are answers are dealt: the first light's, and the slow object's, which even seeds ask for.
+    """
+    slow = deal(f"slow colour {seed % 2}", seed // 2, len(COLOURS))
+    light = deal("first light", event_rank(seed, "order"), len(COLOURS))
+    rest = [int(i) for i in rng.permutation(len(COLOURS)) if i not in (slow, light)]
+    light = rest.pop() if light == slow else light
+    return [list(COLOURS)[i] for i in (slow, *rest[:3], light, *rest[3:])]
 
 
 def _two_shapes(seed: int, rng: np.random.Generator) -> tuple[str, str]:

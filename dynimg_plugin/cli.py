@@ -1,0 +1,200 @@
+"""The `dynimg` command. Heavy imports happen inside each command, so that --help stays instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
+Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
+Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
+]
+
+
+@app.callback()
+def _main() -> None:
+    pass
+
+
+@app.command()
+def compose(
+    video: Video,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write")] = Path("dynimgs.png"),
+    annotate: Annotated[bool, typer.Option("--annotate", help="twice the size, with slots, times and borders")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="draw the lines of the patch grid")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write every frame's role, time and place")] = None,
+    sampling: Annotated[str, typer.Option(help="auto | iframe | uniform")] = "auto",
+    num_images: Annotated[int, typer.Option(help="DynImgs per video")] = 4,
+    num_prompts: Annotated[int, typer.Option(help="prompt frames per DynImg: 1, 2, 3, 4, 6 or 12")] = 4,
+    fusion: Annotated[str, typer.Option(help="canvas | after | none")] = "canvas",
+    aspect: Annotated[str, typer.Option(help="stretch | auto | keep")] = "stretch",
+    tower_grid: Annotated[int, typer.Option(help="patch rows of the vision tower: 27, 24, 28, ...")] = 27,
+    patch_size: Annotated[int, typer.Option(help="pixels of a patch's side")] = 14,
+    seed: Annotated[int | None, typer.Option(help="draw prompt frames at random, as in training")] = None,
+) -> None:
+    """Compose a video's DynImgs and write them to a PNG."""
+    from dynimg_plugin.composition import compose as compose_video
+    from dynimg_plugin.config import DynImgConfig
+    from dynimg_plugin.preview import sheet
+
+    config = DynImgConfig.from_dict(
+        {
+            "sampling": sampling,
+            "num_images": num_images,
+            "num_prompts": num_prompts,
+            "fusion": fusion,
+            "aspect": aspect,
+            "grid": tower_grid,
+            "patch_size": patch_size,
+        }
+    )
+    dynimgs = compose_video(video, config, seed=seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sheet(dynimgs, annotate=annotate, patch_size=patch_size if grid else None).save(output)
+    record = dynimgs[0].record
+    typer.echo(
+        f"{len(dynimgs)} DynImgs of {record['unique_frames']} different frames, {record['iframes_used']} of them "
+        f"I-frames ({record['iframes_in_video']} in the video) -> {output}"
+    )
+    if json_file is not None:
+        content = {"config": config.to_dict(), "dynimgs": [dynimg.to_dict() for dynimg in dynimgs]}
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        typer.echo(f"frames -> {json_file}")
+
+
+@app.command()
+def ask(
+    video: Video,
+    question: Annotated[str, typer.Argument(help="what to ask about the video")],
+    model: Model,
+    adapter: Adapter = None,
+    option: Options = None,
+    max_new_tokens: Annotated[int, typer.Option(help="length of the answer at most")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
+) -> None:
+    """Ask a checkpoint about a video."""
+    import torch
+
+    from dynimg_plugin.config import DynImgConfig
+    from dynimg_plugin.loading import load, stored_config
+
+    config = None
+    if option:
+        config = DynImgConfig.from_dict({**stored_config(model, adapter).to_dict(), **_pairs(option)})
+    loaded, processor = load(model, adapter, config)
+    loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    inputs = processor(text=question, videos=[video], return_tensors="pt").to(loaded.device)
+    with torch.inference_mode():
+        ids = loaded.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    typer.echo(processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip())
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model,
+    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, separated by commas")],
+    adapter: Adapter = None,
+    option: Options = None,
+    limit: Annotated[int | None, typer.Option(help="questions per task at most")] = None,
+    output_path: Annotated[Path, typer.Option(help="folder for results and answers")] = Path("results"),
+    batch_size: Annotated[int, typer.Option(help="questions answered together")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
+) -> None:
+    """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""
+    from dynimg_plugin.config import DynImgConfig
+    from dynimg_plugin.evaluation.run import run_lmms_eval
+    from dynimg_plugin.loading import check_checkpoint, stored_config
+
+    check_checkpoint(model)
+    pairs = _pairs(option or [])
+    DynImgConfig.from_dict({**stored_config(model, adapter).to_dict(), **pairs})
+    arguments = {"pretrained": model, "adapter": adapter, "device": device, **pairs}
+    results = run_lmms_eval(arguments, tasks, output_path, limit=limit, batch_size=batch_size)
+    typer.echo(f"results -> {results}")
+
+
+@app.command()
+def families() -> None:
+    """List the model families that can be patched."""
+    from dynimg_plugin.families import built_in_families, find_patch, supported_families
+
+    for name in supported_families():
+        patch = find_patch(name)
+        source = "built in" if name in built_in_families() else "plug-in"
+        typer.echo(f"{name:<18} {source:<9} DynImgs enter at {patch.core}.{patch.entry}()")
+
+
+@app.command()
+def tiny(
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    family: Annotated[str, typer.Option(help="model family, see `dynimg families`")] = "llava_onevision",
+    seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
+) -> None:
+    """Write a complete random tiny checkpoint, for trying things out offline."""
+    from dynimg_plugin.tiny import write_tiny
+
+    folder = write_tiny(family, output, seed=seed)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation; each finding comes with the line that mends it."""
+    from dynimg_plugin.doctor import examine
+
+    broken = 0
+    for finding in examine():
+        typer.echo(finding)
+        broken += bool(finding.fix)
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    video: Annotated[Path | None, typer.Argument(help="your own video; without it a clip is drawn")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for everything that the demo makes")] = Path(
+        "demo_out"
+    ),
+    limit: Annotated[int, typer.Option(help="questions per task")] = 8,
+) -> None:
+    """Draw a clip, compose its DynImgs, evaluate a tiny checkpoint on motion_qa."""
+    from dynimg_plugin.demo import run
+
+    run(video, output, limit)
+
+
+def _pairs(options: list[str]) -> dict[str, Any]:
+    """["num_images=1", "rope_4d=false"] -> {"num_images": 1, "rope_4d": False}"""
+    words: dict[str, Any] = {"true": True, "false": False}
+    pairs: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"option {option!r} is not of the form name=value")
+        pairs[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
+    return pairs
+
+
+def main() -> None:
+    """Entry point: what a user can mend becomes one sentence and exit code 2; anything else keeps its traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"dynimg: {error}", err=True)
+        sys.exit(2)

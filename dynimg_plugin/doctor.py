@@ -1,0 +1,92 @@
+"""`dynimg doctor`: what is installed, what is live, what lmms-eval sees, and one line that mends each finding."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
+
+from packaging.requirements import Requirement
+
+DISTRIBUTION = "dynimg_plugin"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `fix` is empty when all is well."""
+
+    name: str
+    value: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok ' if not self.fix else 'FIX'}  {self.name:<18} {self.value}"
+        return f"{line}\n     -> {self.fix}" if self.fix else line
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, cheap ones first."""
+    yield Finding("python", sys.version.split()[0])
+    yield from _packages()
+    yield _torch()
+    yield Finding("4D RoPE", "reference (PyTorch), on every device")
+    yield _entry_point()
+    yield _tasks()
+    yield _encoder()
+
+
+def _packages() -> Iterator[Finding]:
+    for text in requires(DISTRIBUTION) or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield Finding(wanted.name, "missing", f"pip install '{wanted.name}{wanted.specifier}'")
+            continue
+        fits = wanted.specifier.contains(found, prereleases=True)
+        fix = "" if fits else f"pip install '{wanted.name}{wanted.specifier}'"
+        yield Finding(wanted.name, found if fits else f"{found}, outside {wanted.specifier}", fix)
+
+
+def _torch() -> Finding:
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        fix = "install the torchvision that belongs to this torch: pip install -c constraints.txt torch torchvision"
+        return Finding("torch + vision", f"{torch.__version__}, torchvision does not load: {error}", fix)
+    devices = f"{torch.cuda.device_count()} CUDA device(s)" if torch.cuda.is_available() else "CPU only"
+    return Finding("torch + vision", f"{torch.__version__}, {devices}")
+
+
+def _entry_point() -> Finding:
+    names = [point.name for point in entry_points(group="lmms_eval.models")]
+    if "dynimg" not in names:
+        return Finding("entry point", "lmms-eval cannot see llava_dynimg", "reinstall: pip install -e .")
+    from lmms_eval.models import get_model
+
+    return Finding("lmms-eval model", f"llava_dynimg -> {get_model('llava_dynimg').__module__}")
+
+
+def _tasks() -> Finding:
+    from lmms_eval.tasks import TaskManager
+
+    from dynimg_plugin.evaluation.manifest import tasks_path
+
+    wired = getattr(TaskManager.initialize_tasks, "adds_dynimg", False)
+    ours = TaskManager(include_path=tasks_path(), include_defaults=False).all_tasks
+    fix = "" if wired else f"pass --include_path {tasks_path()} to lmms-eval"
+    return Finding("lmms-eval tasks", ", ".join(sorted(ours)), fix)
+
+
+def _encoder() -> Finding:
+    import av
+
+    fix = (
+        "" if "libx264" in av.codecs_available else "reinstall the wheel with codecs: pip install --force-reinstall av"
+    )
+    return Finding("codecs", f"PyAV {av.__version__}, {len(av.codecs_available)} codecs", fix)

@@ -1,0 +1,150 @@
+"""LlavaDynImg: the lmms-eval chat model `llava_dynimg`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.protocol import ChatMessages
+from tqdm import tqdm
+
+from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.loading import load, stored_config
+
+logger = logging.getLogger(__name__)
+
+GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
+
+
+class LlavaDynImg(lmms):
+    """A LLaVA-family checkpoint with DynImgs and 4D RoPE.
+
+    Args:
+        pretrained: hub id or folder of the checkpoint.
+        adapter: folder of a peft adapter; `peft` is another name for it.
+        device: "cuda", "cuda:1", "cpu"; by default CUDA where there is one. Under several processes each takes its own.
+        device_map: as in from_pretrained(), instead of `device`.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        batch_size: questions that are answered together.
+        max_new_tokens: replaces the tasks' own limit.
+        options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False.
+
+    Raises:
+        ValueError: unknown arguments, with the known ones.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        adapter: str | None = None,
+        peft: str | None = None,
+        device: str | None = None,
+        device_map: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        max_new_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not pretrained:
+            raise ValueError("llava_dynimg needs a checkpoint: --model_args pretrained=<hub id or folder>")
+        if adapter and peft and adapter != peft:
+            raise ValueError(f"adapter={adapter} and peft={peft} are two names for one argument; give one")
+        if device and device_map:
+            raise ValueError(f"device={device} and device_map={device_map} contradict each other; give one")
+        adapter = adapter or peft
+        config = None if not options else _with_options(stored_config(pretrained, adapter), options)
+        self.accelerator = Accelerator(cpu=str(device).startswith("cpu"))
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.batch_size = int(batch_size)
+        self.max_new_tokens = max_new_tokens
+        self._model, self.processor = load(pretrained, adapter, config, dtype=dtype, device_map=device_map)
+        self.config = self.processor.config
+        if device_map is None:
+            own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
+            self._model.to(own)
+        self._ignored: set[str] = set()
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("llava_dynimg answers by generation; use a generate_until task")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError("llava_dynimg answers single-round tasks")
+
+    def generate_until(self, requests: list[Instance]) -> Iterator[GenerationResult]:
+        """Answers in the order of the requests, each as soon as its batch is done, so that a killed run can resume."""
+        questions = (self._question(request) for request in requests)
+        progress = tqdm(total=len(requests), disable=self._rank != 0, desc="llava_dynimg")
+        for batch in batches(questions, self.batch_size):
+            yield from self._answer(batch)
+            progress.update(len(batch))
+        progress.close()
+
+    def _question(self, request: Instance) -> Question:
+        _, to_messages, generation, doc_id, task, split = request.args
+        messages = ChatMessages(messages=to_messages(self.task_dict[task][split][doc_id]))
+        return to_question(messages, generation)
+
+    def _answer(self, batch: list[Question]) -> Iterator[GenerationResult]:
+        prompts = [
+            self.processor.apply_chat_template(question.conversation, add_generation_prompt=True) for question in batch
+        ]
+        videos = [question.videos for question in batch] if batch[0].videos else None
+        inputs = self.processor(text=prompts, videos=videos, padding=True, padding_side="left", return_tensors="pt")
+        start = inputs["input_ids"].shape[1]
+        with torch.inference_mode():
+            ids = self._model.generate(**inputs.to(self.device), **self._generation(batch[0].generation))[:, start:]
+        pad = self.processor.tokenizer.pad_token_id
+        texts = self.processor.batch_decode(ids, skip_special_tokens=True)
+        for question, row, mask, text in zip(batch, ids, inputs["attention_mask"], texts, strict=True):
+            counts = TokenCounts(input_tokens=int(mask.sum()), output_tokens=int((row != pad).sum()))
+            yield GenerationResult(text=stop_at(text, question.generation.get("until")), token_counts=counts)
+
+    def _generation(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """generate()'s arguments: greedy unless the task gives a temperature or asks for sampling."""
+        ignored = set(wanted) - {*GENERATION, "until"} - self._ignored
+        if ignored:
+            self._ignored |= ignored
+            logger.warning("llava_dynimg ignores generation_kwargs %s", ", ".join(sorted(ignored)))
+        chosen = {name: wanted[name] for name in GENERATION if wanted.get(name) is not None}
+        sampling = chosen.pop("do_sample", True) and chosen.get("temperature", 0) > 0
+        if not sampling:
+            chosen |= {"temperature": None, "top_p": None, "top_k": None}
+        limit = self.max_new_tokens or chosen.get("max_new_tokens", 128)
+        return {**chosen, "do_sample": sampling, "max_new_tokens": limit}
+
+    def clean(self) -> None:
+        """Keep the model, so that one instance serves several evaluations, e.g. during training."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+    """Up to `size` neighbours that can be answered in one call, in order."""
+    for _, group in groupby(questions, key=lambda question: (question.generation, len(question.videos))):
+        while batch := list(islice(group, size)):
+            yield batch
+
+
+def _with_options(config: DynImgConfig, options: dict[str, Any]) -> DynImgConfig:
+    return DynImgConfig.from_dict({**config.to_dict(), **options})
