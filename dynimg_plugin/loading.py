@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
+
+THETA = ".theta_"
 
 
 def load(
@@ -42,8 +46,13 @@ def load(
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     config = config or stored
     processor = AutoProcessor.from_pretrained(base)
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, device_map=device_map).eval()
-    apply_dynimg(model, config)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        base, dtype=dtype, device_map=device_map, output_loading_info=True
+    )
+    model, info = loaded
+    apply_dynimg(model.eval(), config)
+    if stored_theta := [name for name in info["unexpected_keys"] if THETA in name]:
+        _restore_theta(model, base, len(stored_theta))
     processor = DynImgProcessor(processor, dynimg_config(model))
     return (model if adapter is None else _with_adapter(model, adapter)), processor
 
@@ -76,10 +85,23 @@ def _check_folder(base: str | Path) -> None:
         )
 
 
+def _restore_theta(model: Any, base: str | Path, count: int) -> None:
+    """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
+    folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))
+    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if THETA in name}
+    restored = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if THETA in name and own:
+                    own[name.rpartition(".")[2]].data.copy_(tensors.get_tensor(name))
+                    restored += 1
+    if own and restored != count:
+        raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
+
+
 def _sidecar(adapter: str | Path) -> DynImgConfig:
     if not Path(adapter).is_dir():
-        from huggingface_hub import hf_hub_download
-
         adapter = Path(hf_hub_download(str(adapter), CONFIG_NAME)).parent
     return DynImgConfig.from_pretrained(adapter)
 
@@ -92,7 +114,7 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
     loaded = PeftModel.from_pretrained(model, adapter)
     stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
     taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
-    theta = [name for name in stored if ".theta_" in name]
+    theta = [name for name in stored if THETA in name]
     if stored - taken or (dynimg_config(loaded).rope_4d and not theta):
         missing = sorted(stored - taken)[:5] or ["no theta_t, theta_h, theta_w in the adapter"]
         raise ValueError(

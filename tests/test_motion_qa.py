@@ -49,8 +49,7 @@ def where(picture: np.ndarray, colour: str) -> np.ndarray:
 
 def shows(picture: np.ndarray, colour: str) -> bool:
     count = len(where(picture, colour))
-    assert not PIXELS_OF_AN_EDGE < count < ROLES = ("key", "prompt")
-PIXELS_OF_AN_OBJECT, f"{count} pixels of {colour}: neither there nor gone"
+    assert not PIXELS_OF_AN_EDGE < count < PIXELS_OF_AN_OBJECT, f"{count} pixels of {colour}: neither there nor gone"
     return count >= PIXELS_OF_AN_OBJECT
 
 

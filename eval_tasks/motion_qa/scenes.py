@@ -18,8 +18,8 @@ Three of the four events happen besides, each in a segment of its own:
 
 No event is drawn in a key frame, nor one frame before and after it: nothing hides the object, it is switched off like a
 lamp. What happens in an event can therefore be read from the frames between the key frames and from nowhere else. Every
-object of a clip has a colour of its own. Whoever picks a random prompt frame from every quarter of a segment, as training
-may do, still sees fast, order and flash, but misses a counted appearance in every other clip.
+object of a clip has a colour of its own. Whoever picks a random prompt frame from every quarter of a segment, as
+training may do, still sees fast, order and flash, but misses a counted appearance in every other clip.
 """
 
 from __future__ import annotations

@@ -1,0 +1,310 @@
+"""On day 0 a patched model is the pretrained model; with theta it differs, trains, and can be undone."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from modelling import (
+    AXES,
+    FAMILIES,
+    noise_video,
+    patched,
+    randomise_theta,
+    rotary,
+    sharpen,
+    unpatched_logits,
+)
+from PIL import Image
+
+from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, remove_dynimg
+from dynimg_plugin.tiny import build_tiny
+
+QUESTION = "What moves in this video?"
+
+
+def fingerprint(model):
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+
+
+def one(processor, text: str = QUESTION, seed: int = 0):
+    return processor(text=text, videos=noise_video(seed), return_tensors="pt")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+@torch.no_grad()
+def test_theta_zero_gives_the_unpatched_models_bits(family, dtype, scope):
+    model, processor = patched(family, DynImgConfig(theta_scope=scope))
+    plain = build_tiny(family)[0].to(dtype)
+    model.to(dtype)
+    for theta in rotary(model).thetas:
+        theta.requires_grad_(True)
+    inputs = one(processor)
+    with torch.enable_grad():  # the wrapper's own path, not the short cut of a model without gradients
+        logits = model(**inputs).logits
+    assert torch.equal(logits, unpatched_logits(plain, model, inputs))
+    assert rotary(model).theta_t.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+def test_all_three_thetas_get_a_gradient(family, scope):
+    model, processor = patched(family, DynImgConfig(theta_scope=scope))
+    inputs = one(processor)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    for name in AXES:
+        assert getattr(rotary(model), name).grad.norm() > 0, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+@pytest.mark.parametrize("dtype", [torch.float32])
+def test_generate_with_cache_equals_without_and_position_matters(family, scope, dtype):
+    model, processor = patched(family, DynImgConfig(theta_scope=scope))
+    sharpen(model)
+    randomise_theta(model)
+    inputs = one(processor)
+    settings = {"max_new_tokens": 6, "output_logits": True, "return_dict_in_generate": True, "do_sample": False}
+    cached = model.generate(**inputs, **settings)
+    full = model.generate(**inputs, **settings, use_cache=False)
+    control = model.generate(**inputs, **settings, rope4d_coords=torch.zeros(*inputs["input_ids"].shape, 3))
+    assert torch.equal(cached.sequences, full.sequences)
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(full.logits), atol=1e-4, rtol=0)
+    assert (cached.logits[0] - control.logits[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_padded_batch_equals_its_rows(family, side):
+    model, processor = patched(family)
+    sharpen(model)
+    randomise_theta(model)
+    texts = ["What?", "What moves from the left to the right in this video?", "No video here."]
+    videos = [noise_video(0), noise_video(1), None]
+    batch = processor(text=texts, videos=videos, padding=True, padding_side=side, return_tensors="pt")
+    logits = model(**batch).logits
+    for row, (text, video) in enumerate(zip(texts, videos, strict=True)):
+        single = processor(text=text, videos=[video], return_tensors="pt")
+        kept = batch["attention_mask"][row].bool()
+        torch.testing.assert_close(logits[row][kept], model(**single).logits[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_left_padded_batch_generates_what_its_rows_generate(family):
+    model, processor = patched(family)
+    sharpen(model)
+    randomise_theta(model)
+    texts, videos = ["What?", "What moves in this video and where?"], [noise_video(0), noise_video(1)]
+    batch = processor(text=texts, videos=videos, padding=True, padding_side="left", return_tensors="pt")
+    answers = model.generate(**batch, max_new_tokens=5)[:, batch["input_ids"].shape[1] :]
+    for answer, text, video in zip(answers, texts, videos, strict=True):
+        single = processor(text=text, videos=video, return_tensors="pt")
+        alone = model.generate(**single, max_new_tokens=5)[0, single["input_ids"].shape[1] :]
+        assert torch.equal(answer[: len(alone)], alone)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_remove_restores_the_model_bit_for_bit(family):
+    model, base = build_tiny(family)
+    inputs = base(images=Image.new("RGB", (90, 60), "red"), text="<image>\nWhat is this?", return_tensors="pt")
+    before, keys = model(**inputs).logits, list(model.state_dict())
+    state = fingerprint(model)
+    apply_dynimg(model, DynImgConfig(theta_scope="per_layer"))
+    randomise_theta(model)
+    assert fingerprint(model) != state
+    remove_dynimg(model)
+    assert torch.equal(model(**inputs).logits, before)
+    assert list(model.state_dict()) == keys
+    assert fingerprint(model) == state
+    with pytest.raises(ValueError, match="is not patched"):
+        remove_dynimg(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_ordinary_images_go_the_models_own_way(family):
+    model, base = build_tiny(family)
+    inputs = base(images=Image.new("RGB", (90, 60), "red"), text="<image>\nWhat is this?", return_tensors="pt")
+    before = model(**inputs).logits
+    apply_dynimg(model)
+    randomise_theta(model)
+    assert torch.equal(model(**inputs).logits, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_pixels_and_time_arrive(family):
+    model, processor = patched(family)
+    sharpen(model)
+    randomise_theta(model)
+
+    def logits(video):
+        return model(**processor(text=QUESTION, videos=video, return_tensors="pt")).logits[0, -1]
+
+    black, white = torch.zeros(20, 48, 64, 3, dtype=torch.uint8), torch.full((20, 48, 64, 3), 255, dtype=torch.uint8)
+    clip = noise_video()
+    assert (logits(black) - logits(white)).abs().max() > 1e-3
+    assert (logits(clip) - logits(clip.flip(0))).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_two_models_in_one_process_do_not_touch_each_other():
+    first, processor = patched("llava_onevision")
+    second, _ = patched("llava_onevision", DynImgConfig(theta_scope="per_layer"))
+    untouched = build_tiny("llava_onevision")[0]
+    inputs = one(processor)
+    before = second(**inputs).logits
+    randomise_theta(first)
+    assert not torch.equal(first(**inputs).logits, before)
+    assert torch.equal(second(**inputs).logits, before)
+    assert type(untouched.model.language_model.rotary_emb).__name__ == "Qwen2RotaryEmbedding"
+
+
+@torch.no_grad()
+def test_a_deep_copy_uses_its_own_weights():
+    model, processor = patched("llava_onevision")
+    inputs = one(processor)
+    before = model(**inputs).logits
+    copy = deepcopy(model)
+    randomise_theta(model)
+    for parameter in (*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()):
+        parameter.zero_()
+    assert torch.equal(copy(**inputs).logits, before)
+    assert describe_dynimg(copy).theta_norms == {"t": 0, "h": 0, "w": 0}
+
+
+def test_text_only_batches_keep_theta_in_the_graph_and_the_logits_as_they_were():
+    model, processor = patched("llava_onevision")
+    randomise_theta(model)
+    inputs = processor(text="No video.", return_tensors="pt")
+    logits = model(**inputs).logits
+    assert torch.equal(logits, build_tiny("llava_onevision")[0](**inputs).logits)
+    logits.sum().backward()
+    assert rotary(model).theta_t.grad is not None
+
+
+@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+def test_gradient_checkpointing_gives_the_same_gradients(scope):
+    grads = []
+    for checkpointing in (False, True):
+        model, processor = patched("llava_onevision", DynImgConfig(theta_scope=scope))
+        randomise_theta(model)
+        model.train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        inputs = one(processor)
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        grads.append(torch.stack([getattr(rotary(model), name).grad for name in AXES]))
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-9)
+
+
+@torch.no_grad()
+def test_beam_search_keeps_rows_and_their_videos_together():
+    model, processor = patched("llava")
+    sharpen(model)
+    randomise_theta(model)
+    texts, videos = ["What moves?", "What moves?"], [noise_video(0), noise_video(1)]
+    settings = {"max_new_tokens": 4, "num_beams": 3, "output_scores": True, "return_dict_in_generate": True}
+    batch = processor(text=texts, videos=videos, padding=True, return_tensors="pt")
+    scores = model.generate(**batch, **settings).sequences_scores
+    for score, text, video in zip(scores, texts, videos, strict=True):
+        single = processor(text=text, videos=video, return_tensors="pt")
+        torch.testing.assert_close(model.generate(**single, **settings).sequences_scores[0], score, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_chunked_prefill_is_refused_without_coordinates_and_right_with_them():
+    model, processor = patched("llava_onevision")
+    sharpen(model)
+    randomise_theta(model)
+    inputs = processor(text=QUESTION, videos=noise_video(), return_tensors="pt", return_coordinates=True)
+    settings = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+    expected = model.generate(**inputs, **settings)
+    chunked = model.generate(**inputs, **settings, prefill_chunk_size=100)
+    torch.testing.assert_close(torch.stack(chunked.logits), torch.stack(expected.logits), atol=1e-4, rtol=0)
+    del inputs["rope4d_coords"]
+    derived = model.generate(**inputs, **settings)
+    assert torch.equal(torch.stack(derived.logits), torch.stack(expected.logits))
+    with pytest.raises(ValueError, match="return_coordinates=True"):
+        model.generate(**inputs, **settings, prefill_chunk_size=100)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+@torch.no_grad()
+def test_real_time_is_another_t_than_slots(family):
+    slot, processor = patched(family)
+    time, timed = patched(family, DynImgConfig(t_mode="time"))
+    for model in (slot, time):
+        sharpen(model)
+        randomise_theta(model)
+    inputs = one(timed)
+    assert "dynimg_times" in inputs
+    difference = time(**inputs).logits - slot(**one(processor)).logits
+    assert difference.abs().max() > 0.01
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(time.generate(**inputs, **settings), time.generate(**inputs, **settings, use_cache=False))
+    del inputs["dynimg_times"]
+    with pytest.raises(ValueError, match="needs dynimg_times"):
+        time(**inputs)
+
+
+@pytest.mark.parametrize("fusion", ["canvas", "after", "none"])
+@pytest.mark.parametrize("images", [1, 4, 16])
+@torch.no_grad()
+def test_every_ablation_runs_with_144_tokens_per_dynimg(fusion, images):
+    config = DynImgConfig(fusion=fusion, num_images=images, pool="plain" if images == 1 else "region")
+    model, processor = patched("llava", config)
+    inputs = one(processor)
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == 144 * images
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_rope_off_leaves_the_rotary_embedding_alone():
+    model, processor = patched("llava_onevision", DynImgConfig(rope_4d=False))
+    assert type(rotary(model)).__name__ == "Qwen2RotaryEmbedding"
+    assert model(**one(processor)).logits.isfinite().all()
+    assert "off" in str(describe_dynimg(model))
+    remove_dynimg(model)
+
+
+def test_applying_twice_is_a_no_op_and_another_config_is_refused():
+    model, _ = patched("llava")
+    wrapper = rotary(model)
+    assert apply_dynimg(model, DynImgConfig()) is model
+    assert rotary(model) is wrapper
+    with pytest.raises(ValueError, match="remove_dynimg"):
+        apply_dynimg(model, DynImgConfig(num_images=1))
+
+
+def test_an_unknown_family_is_named_with_the_supported_ones():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16))
+    with pytest.raises(ValueError, match=r"'gpt2' is not supported; supported: llava, llava_next"):
+        apply_dynimg(model)
+
+
+def test_a_failed_patch_leaves_nothing_behind():
+    model = build_tiny("llava")[0]
+    model.model.language_model.rotary_emb = torch.nn.Linear(1, 1)
+    state = fingerprint(model)
+    with pytest.raises(TypeError, match="Linear cannot be wrapped"):
+        apply_dynimg(model)
+    assert fingerprint(model) == state
+
+
+def test_pixel_values_of_another_fusion_are_refused():
+    model, _ = patched("llava", DynImgConfig(fusion="after"))
+    _, processor = patched("llava", DynImgConfig(fusion="none"))
+    with pytest.raises(ValueError, match="fusion='after' has 5"):
+        model(**one(processor))

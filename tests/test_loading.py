@@ -1,0 +1,123 @@
+"""load(): checkpoints, adapters and the errors that users meet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from modelling import noise_video, patched, randomise_theta, rotary
+from peft import LoraConfig, get_peft_model
+
+from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, load, remove_dynimg
+from dynimg_plugin.tiny import write_tiny
+
+TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny("llava_onevision", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory):
+    """A peft adapter with non-zero theta and LoRA weights, as training would save it."""
+    folder = tmp_path_factory.mktemp("adapter")
+    config = DynImgConfig(num_images=2)
+    model, processor = load(base, config=config)
+    lora = LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["rotary_emb", "multi_modal_projector"])
+    trained = get_peft_model(model, lora)
+    torch.manual_seed(0)
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+            assert "vision_tower" not in name
+    trained.save_pretrained(folder)
+    processor.config.save_pretrained(folder)
+    inputs = processor(text="What?", videos=noise_video(), return_tensors="pt")
+    with torch.no_grad():
+        return folder, inputs, trained.eval()(**inputs).logits
+
+
+def test_load_gives_a_patched_model_and_its_processor(base):
+    model, processor = load(base)
+    assert describe_dynimg(model).config == processor.config
+    inputs = processor(text="What moves?", videos=[noise_video()], return_tensors="pt").to(model.device)
+    answer = processor.batch_decode(model.generate(**inputs, max_new_tokens=4), skip_special_tokens=True)
+    assert len(answer) == 1
+
+
+def test_load_takes_dtype(base):
+    model, processor = load(base, dtype="bfloat16")
+    assert model.dtype == torch.bfloat16
+    inputs = processor(text="What moves?", videos=[noise_video()], return_tensors="pt")
+    assert model(**inputs).logits.dtype == torch.bfloat16
+
+
+def test_an_adapter_comes_back_with_its_theta_and_its_config(base, adapter):
+    folder, inputs, expected = adapter
+    model, processor = load(base, folder)
+    assert processor.config.num_images == 2
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, expected)
+    assert all(norm > 0 for norm in describe_dynimg(model).theta_norms.values())
+    with pytest.raises(TypeError, match="unload"):
+        remove_dynimg(model)
+    with pytest.raises(TypeError, match="apply_dynimg\\(\\) on the base"):
+        apply_dynimg(model)
+
+
+def test_an_adapter_with_another_layout_is_refused(base, adapter):
+    with pytest.raises(ValueError, match="the adapter was trained with"):
+        load(base, adapter[0], config=DynImgConfig(num_images=4))
+
+
+def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):
+    other = write_tiny("llava", tmp_path / "llava")
+    with pytest.raises((ValueError, RuntimeError)):
+        load(other, adapter[0])
+
+
+def test_an_adapter_without_theta_is_refused(base, tmp_path):
+    model, processor = load(base)
+    get_peft_model(model, LoraConfig(r=4, target_modules=TARGETS)).save_pretrained(tmp_path)
+    processor.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no theta_t"):
+        load(base, tmp_path)
+
+
+def test_an_adapter_without_its_sidecar_is_refused(base, adapter, tmp_path):
+    folder = shutil.copytree(adapter[0], tmp_path / "adapter")
+    (folder / "dynimg_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no dynimg_config\.json"):
+        load(base, folder)
+
+
+def test_a_folder_without_processor_or_config_says_so(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither a folder nor a hub id"):
+        load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load(tmp_path)
+    folder = shutil.copytree(base, tmp_path / "base")
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no processor"):
+        load(folder)
+
+
+def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip-2"}))
+    (tmp_path / "processor_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="'blip-2' is not supported"):
+        load(tmp_path)
+
+
+def test_theta_is_saved_and_found_in_a_full_checkpoint(tmp_path):
+    model, processor = patched("llava")
+    randomise_theta(model)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = load(tmp_path)
+    for name in ("theta_t", "theta_h", "theta_w"):
+        assert torch.equal(getattr(rotary(loaded), name), getattr(rotary(model), name))
