@@ -65,7 +65,7 @@ def test_a_wrong_value_is_refused_with_the_allowed_ones(name, value, allowed):
 
 def test_prompts_are_checked_against_the_given_pooled_size():
     assert DynImgConfig(pooled_size=10, num_prompts=5).num_prompts == 5
-    with pytest.raises(ValueError, match="num_prompts=4 .* allowed: 1, 2, 5, 10"):
+    with pytest.raises(ValueError, match=r"num_prompts=4 .* allowed: 1, 2, 5, 10"):
         DynImgConfig(pooled_size=10)
 
 

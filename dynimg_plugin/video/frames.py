@@ -32,6 +32,8 @@ class FrameVideo:
         self._frames = frames
         if not len(frames):
             raise VideoError(name, "holds no frame")
+        if not fps > 0:
+            raise VideoError(name, f"fps={fps} is no frame rate; it must be above 0")
         self._seconds = 1 / fps
         self.index = VideoIndex((), 0, len(frames) - 1, 1, self._seconds, "frames")
 
@@ -51,7 +53,7 @@ class FrameVideo:
     def _pixels(self, frame: Any) -> np.ndarray:
         if isinstance(frame, str | Path):
             try:
-                frame = Image.open(frame)
+                frame = Image.open(frame).convert("RGB")
             except (OSError, UnidentifiedImageError) as error:
                 raise VideoError(self.name, f"{frame} is no picture ({error})") from error
         if isinstance(frame, Image.Image):

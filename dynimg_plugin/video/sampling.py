@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,16 +61,50 @@ def sample(
     rng = None if seed is None else random.Random(seed)
     keys = _key_frames(index, iframes, num_images, only_iframes)
     borders = [index.first, *((a + b + 1) // 2 for a, b in pairwise(keys)), index.last + index.frame_ticks]
-    used = set(keys)
     groups = []
     for key, (start, stop) in zip(keys, pairwise(borders), strict=True):
-        times: list[int] = []
         earlier = num_prompts // 2
-        for low, high, count in ((start, key, earlier), (key + index.frame_ticks, stop, num_prompts - earlier)):
-            side = [time for time in iframes if low <= time < high and time != key]
-            times += _prompts(side, low, high, count, used, rng, only_iframes, fallback=key)
+        times: list[int] = []
+        after = min(key + index.frame_ticks, index.last)  # the last frame of a clip has itself as its later prompts
+        for low, high, count in ((start, key, earlier), (after, stop, num_prompts - earlier)):
+            side = [time for time in iframes if low <= time < high]
+            pool = side or [key] if only_iframes else []  # what may be shown twice rather than an in-between frame
+            times += _prompts(_Side(low, max(low + 1, high), side, pool), count, rng)
         groups.append([Pick(key, 0), *map(Pick, times, prompt_slots(num_prompts) if num_prompts else ())])
     return groups
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The stretch [low, high) before or after a key frame: its I-frames, and those to repeat when they are too few."""
+
+    low: int
+    high: int
+    iframes: list[int]
+    repeatable: list[int]
+
+
+def _prompts(side: _Side, count: int, rng: random.Random | None) -> list[int]:
+    """`count` times of one side, rising: per cell an I-frame of its own, else one to spare, else a frame in between."""
+    width = (side.high - side.low) / max(1, count)
+    cells = [(side.low + i * width, side.low + (i + 1) * width) for i in range(count)]
+    picks = [_own(side.iframes, start, stop, rng) for start, stop in cells]
+    for i, (start, stop) in enumerate(cells):
+        middle = rng.uniform(start, stop) if rng else (start + stop) / 2
+        if picks[i] is None:
+            spare = [time for time in side.iframes if time not in picks] or side.repeatable
+            picks[i] = _nearest(spare, middle) if spare else min(int(middle), side.high - 1)
+    return sorted(pick for pick in picks if pick is not None)
+
+
+def _own(iframes: list[int], start: float, stop: float, rng: random.Random | None) -> int | None:
+    """An I-frame in [start, stop): the one nearest the middle, or a random one."""
+    inside = [time for time in iframes if start <= time < stop]
+    return rng.choice(inside) if rng and inside else _nearest(inside, (start + stop) / 2)
+
+
+def _nearest(times: Iterable[int], middle: float) -> int | None:
+    return min(times, key=lambda time: abs(time - middle), default=None)
 
 
 def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, only_iframes: bool) -> list[int]:
@@ -87,34 +121,3 @@ def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, only_if
         near = [time for time in iframes if only_iframes or abs(time - middle) < 0.45 * segment]
         keys.append(min(near, key=lambda time: abs(time - middle)) if near else middle)
     return keys
-
-
-def _prompts(
-    side: list[int], low: int, high: int, count: int, used: set[int], rng: random.Random | None, only_iframes: bool,
-    fallback: int,
-) -> list[int]:  # fmt: skip
-    """`count` times in [low, high), rising: per cell an unused I-frame, else one of the whole side, else in between."""
-    times = []
-    for start, stop in _cells(low, high, count):
-        middle = (start + stop) / 2
-        inside = [time for time in side if start <= time < stop and time not in used]
-        inside = inside or _nearest((time for time in side if time not in used), middle)
-        inside = inside or (_nearest(side, middle) if only_iframes else [])
-        if inside:
-            time = rng.choice(inside) if rng else min(inside, key=lambda time: abs(time - middle))
-        elif only_iframes or high <= low:
-            time = fallback
-        else:
-            time = min(max(int(rng.uniform(start, stop) if rng else middle), low), high - 1)
-        used.add(time)
-        times.append(time)
-    return sorted(times)
-
-
-def _nearest(times: Iterable[int], middle: float) -> list[int]:
-    return sorted(times, key=lambda time: abs(time - middle))[:1]
-
-
-def _cells(low: int, high: int, count: int) -> Iterator[tuple[float, float]]:
-    width = (high - low) / max(1, count)
-    return ((low + i * width, low + (i + 1) * width) for i in range(count))

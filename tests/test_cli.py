@@ -1,0 +1,150 @@
+"""The `dynimg` command as a user types it: what it prints, what it writes, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dynimg_plugin import cli
+from dynimg_plugin.tiny import write_tiny
+from dynimg_plugin.video.write import write_video
+
+DYNIMG = str(Path(sys.executable).with_name("dynimg"))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    frames = (np.full((48, 64, 3), 4 * i, np.uint8) for i in range(48))
+    return write_video(tmp_path_factory.mktemp("cli") / "clip.mp4", frames, gop=4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny("llava", tmp_path_factory.mktemp("tiny"))
+
+
+def dynimg(*arguments: object):
+    """In process: (exit code, standard output)."""
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def test_compose_writes_the_exact_pictures_and_a_record_of_every_frame(video, tmp_path):
+    code, out = dynimg("compose", video, "-o", tmp_path / "out.png", "--json", tmp_path / "out.json")
+    assert code == 0
+    assert "4 DynImgs of 20 different frames, 12 of them I-frames (12 in the video)" in out
+    assert Image.open(tmp_path / "out.png").size == (2 * 378 + 8, 2 * 378 + 8)
+    content = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    frames = content["dynimgs"][0]["frames"]
+    assert [frame["role"] for frame in frames] == ["key"] + ["prompt"] * 4
+    assert [frame["t"] for frame in frames] == [0, -2, -1, 1, 2]
+    assert frames[0]["rectangle"] == {"y": 0, "x": 0, "h": 280, "w": 378}
+    assert {"pts_seconds", "is_iframe"} <= set(frames[0])
+    times = [frame["pts_seconds"] for frame in frames]
+    assert sorted(times[1:]) == times[1:]
+
+
+@pytest.mark.parametrize("fusion", ["after", "none"])
+def test_compose_takes_the_ablations_and_other_towers(video, tmp_path, fusion):
+    output = tmp_path / "out.png"
+    code, _ = dynimg(
+        "compose", video, "-o", output, "--annotate", "--grid", "--fusion", fusion, "--num-images", 2,
+        "--num-prompts", 2, "--tower-grid", 24, "--sampling", "uniform", "--aspect", "keep", "--seed", 1,
+    )  # fmt: skip
+    assert code == 0
+    assert Image.open(output).width == (4 if fusion == "after" else 2) * (2 * 336 + 8) - 8
+
+
+def test_ask_answers_about_a_real_file(video, checkpoint):
+    code, _ = dynimg("ask", video, "What moves?", "--model", checkpoint, "--device", "cpu", "--max-new-tokens", 3)
+    assert code == 0
+    code, _ = dynimg("ask", video, "What?", "--model", checkpoint, "-O", "fusion=after", "-O", "rope_4d=false")
+    assert code == 0
+
+
+def test_families_and_tiny(tmp_path):
+    assert "llava_onevision    built in  DynImgs enter at model.get_image_features()" in dynimg("families")[1]
+    code, out = dynimg("tiny", tmp_path / "tiny", "--family", "llava_next")
+    assert code == 0
+    assert "random llava_next checkpoint" in out
+    assert (tmp_path / "tiny" / "model.safetensors").is_file()
+
+
+def test_doctor_finds_nothing_to_mend_here_and_names_each_package():
+    code, out = dynimg("doctor")
+    assert code == 0, out
+    for name in ("transformers", "lmms-eval", "4D RoPE", "motion_qa_mc", "PyAV"):
+        assert name in out
+
+
+def test_doctor_names_the_remedy_of_a_missing_and_of_an_old_package(monkeypatch):
+    from dynimg_plugin import doctor
+
+    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=99", "no-such-package>=1", "nothing; extra == 'dev'"])
+    findings = list(doctor._packages())
+    assert [finding.name for finding in findings] == ["numpy", "no-such-package"]
+    assert "outside >=99" in str(findings[0])
+    assert findings[1].fix == "pip install 'no-such-package>=1'"
+
+
+def broken_inputs(folder: Path, video: Path, checkpoint: Path):
+    """(arguments, what the sentence must hold)"""
+    text = folder / "text.mp4"
+    text.write_text("not a video")
+    without = shutil.copytree(checkpoint, folder / "without")
+    (without / "processor_config.json").unlink()
+    unknown = folder / "unknown"
+    unknown.mkdir()
+    (unknown / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (unknown / "processor_config.json").write_text("{}")
+    return [
+        (["compose", folder / "none.mp4"], "none.mp4: no such file"),
+        (["compose", text], "text.mp4: cannot be read as a video"),
+        (["compose", video, "--num-prompts", 5], "num_prompts=5 does not divide"),
+        (["compose", video, "--fusion", "mix"], "fusion='mix' is not known; allowed: canvas, after, none"),
+        (["ask", video, "What?", "--model", folder / "nothing"], "is neither a folder nor a hub id"),
+        (["ask", video, "What?", "--model", without], "has no processor"),
+        (["ask", video, "What?", "--model", unknown], "'gpt2' is not supported; supported: llava"),
+        (["ask", video, "What?", "--model", checkpoint, "-O", "fusionn=after"], "unknown DynImg option(s) fusionn"),
+        (["ask", video, "What?", "--model", checkpoint, "-O", "fusion"], "not of the form name=value"),
+        (["eval", "--model", without, "--tasks", "motion_qa"], "has no processor"),
+        (["tiny", folder / "x", "--family", "gpt2"], "no tiny checkpoint for 'gpt2'; families: llava"),
+    ]
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(video, checkpoint, tmp_path, monkeypatch, capsys):
+    for arguments, sentence in broken_inputs(tmp_path, video, checkpoint):
+        monkeypatch.setattr(sys, "argv", ["dynimg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        error = capsys.readouterr().err
+        assert stop.value.code == 2, arguments
+        assert sentence in error, (arguments, error)
+        assert "Traceback" not in error
+
+
+def test_an_unknown_option_exits_with_2():
+    result = subprocess.run([DYNIMG, "compose", "x.mp4", "--colour"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "No such option" in result.stderr
+
+
+def test_help_is_instant_and_the_package_imports_no_torch():
+    start = time.perf_counter()
+    subprocess.run([DYNIMG, "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - start < 1.0
+    code = "import sys, dynimg_plugin, dynimg_plugin.cli; assert 'torch' not in sys.modules, sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, dynimg_plugin.evaluation.manifest; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

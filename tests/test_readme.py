@@ -1,0 +1,87 @@
+"""Every block of code in the README runs, in order, in a folder that holds a video and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+HUB_ID = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+INSTALLING = {"make demo", "make test", "pip install -e ."}  # what this test is run by, and what comes before it
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    joined = "\n".join(blocks("bash")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    row = rows("held_out", 1)[0]
+    clip_path(row, folder).rename(folder / "clip.mp4")
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_command_runs(folder):
+    ours = [command for command in commands() if command not in INSTALLING]
+    assert len(ours) >= 8
+    for command in ours:
+        output = run(["bash", "-c", command], folder)
+        assert "Traceback" not in output, (command, output)
+    assert {path.name for path in folder.iterdir()} >= {
+        "dynimgs.png",
+        "explained.png",
+        "frames.json",
+        "tiny",
+        "results",
+    }
+    assert list((folder / "out").rglob("*_results.json"))
+    assert list((folder / "out").rglob("*_samples_motion_qa_mc.jsonl"))
+
+
+@pytest.mark.slow
+def test_every_python_block_runs(folder):
+    if not (folder / "tiny").exists():
+        run(["dynimg", "tiny", "tiny"], folder)
+    assert len(blocks("python")) == 2
+    for block in blocks("python"):
+        assert HUB_ID in block
+        run([sys.executable, "-c", block.replace(HUB_ID, "tiny")], folder)
+
+
+def test_the_make_targets_of_the_readme_exist():
+    for command in sorted(INSTALLING | {"make check"}):
+        if command.startswith("make"):
+            subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_first_code_comes_within_40_lines_and_the_tree_names_real_files():
+    assert README[: README.index("```python")].count("\n") < 40
+    tree = blocks("text")[0]
+    for name in re.findall(r"[\w/.]+\.py\b|(?<![\w.])\w+/", tree):
+        found = list(ROOT.glob(name)) or list((ROOT / "dynimg_plugin").glob(name))
+        assert found, f"the README's tree names {name}, which is not there"
+    for path in (ROOT / "dynimg_plugin").glob("*.py"):
+        assert path.name in tree or path.name == "__init__.py", f"the README's tree leaves out {path.name}"
