@@ -113,6 +113,8 @@ def _round_half_up(numerator: int, denominator: int) -> int:
 def _regions_with_prompts(grid: int, pooled: int, count: int, *, apart: bool) -> list[Region]:
     """Key frame on top and `count` prompts in one row below; with `apart` every frame fills a canvas of its own."""
     cell_rows = math.ceil(pooled / (count + 1))
+    if cell_rows == pooled:
+        raise ValueError(f"pooled_size={pooled} has no row for the key frame above its prompts; choose at least 2")
     patch_rows = max(cell_rows, _round_half_up(grid * cell_rows, pooled))
     borders = [_round_half_up(i * grid, count) for i in range(count + 1)]
     width = pooled // count

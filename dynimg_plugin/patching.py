@@ -42,8 +42,9 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch
         patch: names of a family that is not built in.
 
     Raises:
-        ValueError: unknown family, or the model is patched already with another config.
-        TypeError: the model's rotary embedding cannot be wrapped, or it is a peft model.
+        ValueError: unknown family, a rotary embedding that cannot be wrapped, or the model is patched already with
+            another config.
+        TypeError: it is a peft model.
     """
     if _is_peft(model):
         raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")

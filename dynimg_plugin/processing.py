@@ -16,9 +16,13 @@ from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
 from dynimg_plugin.layout import DynImgLayout
-from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, per_row, tower_geometry
+from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row, tower_geometry
 
 VISUAL = ("video", "image")
+FOR_CALL = (  # what apply_chat_template() hands on to __call__(); the rest are variables of the template
+    *("padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length", "return_tensors"),
+    *("add_special_tokens", "return_attention_mask", "seed", "fps", "return_coordinates"),
+)
 
 
 class DynImgProcessor(ProcessorMixin):
@@ -103,20 +107,20 @@ class DynImgProcessor(ProcessorMixin):
         visuals = self._visuals(images, videos, len(prompts), seed, fps)
         expanded = [self._expand(prompt, visual) for prompt, visual in zip(prompts, visuals, strict=True)]
         tensors = kwargs.pop("return_tensors", None)
-        encoded = self.tokenizer(expanded, **kwargs)
-        self._check_placeholders(encoded["input_ids"], visuals)
-        inputs = BatchFeature(dict(encoded), tensor_type=tensors)
+        first = self.tokenizer.bos_token
+        if first and all(prompt.startswith(first) for prompt in expanded):  # a template that wrote it already
+            kwargs.setdefault("add_special_tokens", False)
+        data = dict(self.tokenizer(expanded, **kwargs))
+        self._check_placeholders(data["input_ids"], visuals)
         shown = [visual for visual in visuals if visual]
         if shown:
-            inputs["pixel_values"] = self._pixel_values(shown)
+            data["pixel_values"] = self._pixel_values(shown)
             if self.config.t_mode == "time":
-                inputs["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
+                data["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
         if return_coordinates:
-            ids = torch.as_tensor(inputs["input_ids"]).reshape(len(prompts), -1)
-            inputs["rope4d_coords"] = token_coordinates(
-                ids, self.image_token_id, self.table, inputs.get("dynimg_times")
-            )
-        return inputs
+            ids = torch.as_tensor(data["input_ids"])
+            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, data.get("dynimg_times"))
+        return BatchFeature(data, tensor_type=tensors)
 
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, chat_template: str | None = None, **kwargs: Any
@@ -124,17 +128,14 @@ class DynImgProcessor(ProcessorMixin):
         """As the base's; a video item becomes one image token. With tokenize=True its videos are composed too."""
         tokenize, as_dict = kwargs.pop("tokenize", False), kwargs.pop("return_dict", False)
         batch = conversation if isinstance(conversation[0], list | tuple) else [conversation]
+        for_call = {name: kwargs.pop(name) for name in FOR_CALL if name in kwargs} | kwargs.pop("processor_kwargs", {})
         plain = [[_as_images(message) for message in talk] for talk in batch]
-        names = ("add_generation_prompt", "continue_final_message", "tools", "documents")
-        for_template = {name: kwargs.pop(name) for name in names if name in kwargs}
-        texts = self.base.apply_chat_template(
-            plain, chat_template or self.chat_template, tokenize=False, **for_template
-        )
+        texts = self.base.apply_chat_template(plain, chat_template or self.chat_template, tokenize=False, **kwargs)
         if not tokenize:
             return texts if batch is conversation else texts[0]
         videos = [_media(talk, "video") for talk in batch]
-        images = [_media(talk, "image") for talk in batch]
-        inputs = self(text=texts, videos=_or_none(videos), images=_or_none(images), **kwargs)
+        images = [[open_picture(image) for image in _media(talk, "image")] for talk in batch]
+        inputs = self(text=texts, videos=_or_none(videos), images=_or_none(images), **for_call)
         return inputs if as_dict else inputs["input_ids"]
 
     def _visuals(self, images: Any, videos: Any, rows: int, seed: int | None, fps: float) -> list[list[Visual]]:
@@ -156,7 +157,9 @@ class DynImgProcessor(ProcessorMixin):
         pixels = torch.stack([as_tensor(picture) for picture in pictures])
         side, size = pixels.shape[-1], self.image_size
         allowed = (self.config.canvas_size, size)
-        if pixels.shape[-2] != side or side not in allowed or len(pictures) != self.layout.num_canvases:
+        slots = tuple(frame.t for frame in image.frames) if isinstance(image, DynImg) else self.layout.slots
+        fits = pixels.shape[-2] == side and side in allowed and len(pictures) == self.layout.num_canvases
+        if not fits or slots != self.layout.slots:
             raise ValueError(
                 f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels; this "
                 f"checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of {allowed[0]} x "
@@ -172,7 +175,7 @@ class DynImgProcessor(ProcessorMixin):
         found = len(marker.findall(prompt))
         if visual and not found:
             prompt, found = self._as_question(prompt), 1
-        if found and len(visual) % found:
+        if found and (len(visual) % found or not visual):
             raise ValueError(
                 f"the prompt holds {found} {self.image_token} token(s) but {len(visual)} DynImgs came with it; "
                 "write one token per video, or one per precomposed DynImg"

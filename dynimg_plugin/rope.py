@@ -46,7 +46,7 @@ class DynImgRotaryEmbedding(nn.Module):
         coordinates: (b or 1, s, 3) for the forward pass in flight, or None.
 
     Raises:
-        TypeError: when the base returns no real (cos, sin) pair, e.g. complex rotary embeddings.
+        ValueError: when the base returns no real (cos, sin) pair, e.g. complex rotary embeddings.
     """
 
     def __init__(self, base: nn.Module, num_layers: int | None = None) -> None:
@@ -147,7 +147,7 @@ def _sin_at_one(base: nn.Module) -> Tensor:
         if isinstance(out, tuple) and len(out) == 2 and out[0].is_floating_point():
             return out[1]
         failures.append(f"it returned {type(out).__name__}, not a real (cos, sin) pair")
-    raise TypeError(
+    raise ValueError(
         f"{type(base).__name__} cannot be wrapped: {failures[-1]}. Supported are rotary embeddings that return "
         "(cos, sin); for this model use DynImgConfig(rope_4d=False)"
     )

@@ -51,6 +51,11 @@ def as_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(array.copy() if array.shape[0] == 3 else array.transpose(2, 0, 1).copy())
 
 
+def open_picture(item: Any) -> Any:
+    """The picture itself, when a path was given."""
+    return Image.open(item) if isinstance(item, str | Path) else item
+
+
 def is_picture(item: Any) -> bool:
     return isinstance(item, DynImg | Image.Image) or getattr(item, "ndim", 0) == 3
 

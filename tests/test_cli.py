@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
 from dynimg_plugin import cli
-from dynimg_plugin.tiny import write_tiny
+from dynimg_plugin.families import family_module
+from dynimg_plugin.tiny import Kit, write_tiny
 from dynimg_plugin.video.write import write_video
 
 DYNIMG = str(Path(sys.executable).with_name("dynimg"))
@@ -98,12 +100,31 @@ def test_doctor_names_the_remedy_of_a_missing_and_of_an_old_package(monkeypatch)
     assert findings[1].fix == "pip install 'no-such-package>=1'"
 
 
+def write_with_complex_rope(folder: Path) -> None:
+    """A LLaVA whose language model turns queries and keys by complex numbers: there is no (cos, sin) to wrap."""
+    kit = Kit()
+    text = kit.text("deepseek_v2") | {"num_key_value_heads": 4, "q_lora_rank": None, "kv_lora_rank": 16}
+    text |= {
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 16,
+        "n_routed_experts": 2,
+        "first_k_dense_replace": 2,
+    }
+    _, processor = family_module("llava").tiny(kit)
+    config = LlavaConfig(vision_config=kit.clip_tower(), text_config=text, **kit.image_ids())
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
 def broken_inputs(folder: Path, video: Path, checkpoint: Path):
     """(arguments, what the sentence must hold)"""
     text = folder / "text.mp4"
     text.write_text("not a video")
     without = shutil.copytree(checkpoint, folder / "without")
     (without / "processor_config.json").unlink()
+    complex_rope = folder / "complex"
+    write_with_complex_rope(complex_rope)
     unknown = folder / "unknown"
     unknown.mkdir()
     (unknown / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
@@ -116,6 +137,7 @@ def broken_inputs(folder: Path, video: Path, checkpoint: Path):
         (["ask", video, "What?", "--model", folder / "nothing"], "is neither a folder nor a hub id"),
         (["ask", video, "What?", "--model", without], "has no processor"),
         (["ask", video, "What?", "--model", unknown], "'gpt2' is not supported; supported: llava"),
+        (["ask", video, "What?", "--model", complex_rope], "DeepseekV2RotaryEmbedding cannot be wrapped"),
         (["ask", video, "What?", "--model", checkpoint, "-O", "fusionn=after"], "unknown DynImg option(s) fusionn"),
         (["ask", video, "What?", "--model", checkpoint, "-O", "fusion"], "not of the form name=value"),
         (["eval", "--model", without, "--tasks", "motion_qa"], "has no processor"),

@@ -305,6 +305,14 @@ def test_the_chat_template_composes_a_batch_of_frames_in_memory(processor, video
     assert batch["pixel_values"].shape[:2] == (1, 4)
 
 
+def test_the_chat_template_hands_processor_kwargs_on(processor, video_array):
+    talks, settings = [talk(video=video_array), [{"role": "user", "content": QUESTION}]], {"padding": "max_length"}
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(talks, processor_kwargs={**settings, "max_length": 700}, **options)
+    assert inputs["input_ids"].shape == (2, 700)
+    assert visual_tokens(processor, inputs) == [576, 0]
+
+
 def test_the_chat_template_takes_precomposed_dynimgs_as_image_items(processor, video_array):
     dynimgs = compose(video_array, processor.config)
     content = [*({"type": "image", "image": dynimg} for dynimg in dynimgs), {"type": "text", "text": QUESTION}]

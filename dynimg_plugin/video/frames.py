@@ -57,7 +57,7 @@ class FrameVideo:
             except (OSError, UnidentifiedImageError) as error:
                 raise VideoError(self.name, f"{frame} is no picture ({error})") from error
         if isinstance(frame, Image.Image):
-            return np.asarray(frame.convert("RGB"))
+            return np.array(frame.convert("RGB"))
         array = np.asarray(frame)
         if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
             array = array.transpose(1, 2, 0)
@@ -66,7 +66,7 @@ class FrameVideo:
                 self.name,
                 f"a frame is {array.dtype} of shape {array.shape}; allowed: uint8 of shape (H, W, 3) or (3, H, W)",
             )
-        return np.ascontiguousarray(array)
+        return np.require(array, requirements=["C", "W"])
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -31,6 +31,10 @@ class VideoIndex:
     tick_seconds: float
     kind: str
 
+    def frame_start(self, time: int) -> int:
+        """The start of the frame shown at `time` in a clip of even frames; sampling in whole frames skips none."""
+        return self.first + (time - self.first) // self.frame_ticks * self.frame_ticks
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -60,7 +64,8 @@ def sample(
         raise ValueError("sampling='iframe' needs I-frames, but none can be shown; use sampling='auto' or 'uniform'")
     rng = None if seed is None else random.Random(seed)
     keys = _key_frames(index, iframes, num_images, only_iframes)
-    borders = [index.first, *((a + b + 1) // 2 for a, b in pairwise(keys)), index.last + index.frame_ticks]
+    middles = ((a + b + 1) // 2 + index.frame_ticks - 1 for a, b in pairwise(keys))
+    borders = [index.first, *map(index.frame_start, middles), index.last + index.frame_ticks]
     groups = []
     for key, (start, stop) in zip(keys, pairwise(borders), strict=True):
         earlier = num_prompts // 2
@@ -117,7 +122,7 @@ def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, only_if
     segment = (index.last - index.first + index.frame_ticks) / count
     keys = []
     for i in range(count):
-        middle = min(index.first + int((i + 0.5) * segment), index.last)
+        middle = min(index.frame_start(index.first + int((i + 0.5) * segment)), index.last)
         near = [time for time in iframes if only_iframes or abs(time - middle) < 0.45 * segment]
         keys.append(min(near, key=lambda time: abs(time - middle)) if near else middle)
     return keys
