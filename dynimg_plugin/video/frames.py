@@ -53,7 +53,8 @@ class FrameVideo:
     def _pixels(self, frame: Any) -> np.ndarray:
         if isinstance(frame, str | Path):
             try:
-                frame = Image.open(frame).convert("RGB")
+                with Image.open(frame) as picture:
+                    return np.array(picture.convert("RGB"))
             except (OSError, UnidentifiedImageError) as error:
                 raise VideoError(self.name, f"{frame} is no picture ({error})") from error
         if isinstance(frame, Image.Image):
