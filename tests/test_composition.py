@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import moving_square
 from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgLayout, compose
@@ -13,6 +14,7 @@ from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.layout import Rect
 from dynimg_plugin.pooling import pool_tokens
 from dynimg_plugin.video import open_video
+from dynimg_plugin.video.write import write_video
 
 TOWERS = [(27, 14), (24, 14), (27, 4)]
 
@@ -184,6 +186,17 @@ def test_a_seed_draws_prompts_and_can_be_repeated(video_array):
     assert not same(drawn, compose(video_array, seed=2))
     assert not same(drawn, compose(video_array))
     assert [dynimg.frames[0] for dynimg in drawn] == [dynimg.frames[0] for dynimg in compose(video_array)]
+
+
+def test_a_file_of_twenty_frames_shows_each_of_them_once_in_order(tmp_path):
+    path = write_video(tmp_path / "short.mp4", moving_square(20), fps=16)
+    dynimgs = compose(path)
+    assert [[frame.pts_seconds * 16 for frame in sorted(d.frames, key=lambda f: f.t)] for d in dynimgs] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+        [15, 16, 17, 18, 19],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,24 @@ def test_a_seed_moves_prompts_but_never_key_frames(request_):
     assert [group[0] for group in sample(index, **options)] == [group[0] for group in still]
 
 
-@pytest.mark.parametrize("prompts", [2, 4, 6, 12])
-@pytest.mark.parametrize("ticks", [1, 62, 1024])
-def test_no_frame_is_shown_twice_while_there_are_others(ticks, prompts):
+@pytest.mark.parametrize("every", [None, 1000, 30], ids=["no_iframes", "first_frame", "every_30"])
+@pytest.mark.parametrize("prompts", [2, 4, 6])
+@pytest.mark.parametrize("ticks", [1, 62])
+def test_no_frame_is_shown_twice_while_there_are_others(ticks, prompts, every):
     for frames in range(1, 120):
-        index = index_of(frames, ticks=ticks, first=5)
+        index = index_of(frames, range(0, frames, every) if every else (), ticks=ticks, first=5)
         times = shown(sample(index, num_images=4, num_prompts=prompts))
         assert len({(time - 5) // ticks for time in times}) == min(frames, 4 * (1 + prompts)), f"{frames} frames"
+
+
+@pytest.mark.parametrize("iframes", [(), (0,)], ids=["no_iframes", "first_frame"])
+@pytest.mark.parametrize("prompts", [1, 2, 4, 12])
+@pytest.mark.parametrize("policy", ["auto", "uniform"])
+def test_dynimgs_of_short_clips_do_not_reach_into_each_other(policy, prompts, iframes):
+    for frames in range(1, 60):
+        groups = sample(index_of(frames, iframes), num_images=4, num_prompts=prompts, policy=policy)
+        for earlier, later in pairwise(times_of(groups)):
+            assert max(earlier) <= min(later), f"{frames} frames"
 
 
 @pytest.mark.parametrize("policy", ["auto", "uniform"])

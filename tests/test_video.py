@@ -173,6 +173,22 @@ def test_with_uneven_times_the_clock_decides_and_not_the_count(tmp_path):
     assert np.array_equal(frame.pixels, decoded[3][2])
 
 
+def test_an_edit_list_hides_the_iframe_before_it_but_not_what_it_is_needed_for(made, tmp_path):
+    """The first 20 of 48 frames are cut away as phones do it: they stay in the file and are only not shown."""
+    whole = made("b_frames.mp4")
+    content = bytearray(whole.read_bytes())
+    entry = content.index(b"elst") + 12
+    duration, start = struct.unpack_from(">Ii", content, entry)
+    struct.pack_into(">Ii", content, entry, duration * 28 // 48, start + 20 * 1024)
+    path = tmp_path / "edited.mp4"
+    path.write_bytes(content)
+    video, decoded = open_video(path), full_decode(whole)
+    assert video.index.iframes == (4 * 1024, 16 * 1024)
+    assert (video.index.first, video.index.last) == (0, 27 * 1024)
+    for frame, (_, _, pixels) in zip(video.frames_at(range(0, 28 * 1024, 1024)), decoded[20:], strict=True):
+        assert np.array_equal(frame.pixels, pixels)
+
+
 def test_times_count_from_the_first_frame_of_a_stream_that_starts_late(made):
     video = open_video(made("transport.ts"))
     assert video.index.first > 0
