@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from dynimg_plugin.config import Aspect, DynImgConfig
+from dynimg_plugin.config import Aspect, DynImgConfig, Resize
 from dynimg_plugin.layout import DynImgLayout, Rect
-from dynimg_plugin.video import Frame, VideoError, open_video, sample
+from dynimg_plugin.video import Clip, FileVideo, Frame, FrameVideo, VideoError, VideoLimits, open_video, sample
 
 GREY = 127  # close to 0 after the towers' normalisation
 MOST_STRETCH: dict[Aspect, float] = {"stretch": float("inf"), "auto": 2.0, "keep": 1.0}
@@ -68,76 +67,117 @@ class DynImg:
 
 
 def compose(
-    source: Any, config: DynImgConfig | None = None, *, seed: int | None = None, fps: float = 1.0
+    source: Any,
+    config: DynImgConfig | None = None,
+    *,
+    seed: int | None = None,
+    fps: float = 1.0,
+    limits: VideoLimits | None = None,
 ) -> list[DynImg]:
     """Compose the DynImgs of one video.
 
     Args:
-        source: path of a video or of a folder of pictures, a (T, H, W, 3) uint8 array, or a list of images.
+        source: path of a video or of a folder of pictures, a video's bytes or a seekable binary file, a (T, H, W, 3)
+            uint8 array, a list of images; or a Clip of one of them.
         config: DynImgConfig() when None.
         seed: None picks prompt frames deterministically (evaluation); a number draws them at random (training).
         fps: frames per second of sources without a clock (arrays, lists, folders).
+        limits: what reading the video may cost; VideoLimits() when None.
 
     Raises:
-        VideoError: when the source cannot be read.
+        VideoError: when the source cannot be read within the limits.
     """
     config = config or DynImgConfig()
-    layout = DynImgLayout.from_config(config)
-    video = open_video(source, fps=fps)
-    prompts = config.frames_per_image - 1
-    try:
-        groups = sample(
-            video.index, num_images=config.num_images, num_prompts=prompts, policy=config.sampling, seed=seed
+    clip = source if isinstance(source, Clip) else Clip(source)
+    with open_video(clip.source, fps=fps, limits=limits, fast_between=config.fast_between) as video:
+        try:
+            groups = sample(
+                video.index.between(clip.start, clip.end),
+                num_images=config.num_images,
+                num_prompts=config.frames_per_image - 1,
+                policy=config.sampling,
+                seed=seed,
+                activity=video.activity() if config.sampling == "motion" else (),
+            )
+        except ValueError as error:
+            raise error if isinstance(error, VideoError) else VideoError(video.name, str(error)) from error
+        canvases = _Canvases(config)
+        times = [[pick.time for pick in group] for group in groups]
+        for time, frame in video.read(time for group in times for time in group):
+            for image, group in enumerate(times):
+                for region in (i for i, wanted in enumerate(group) if wanted == time):
+                    canvases.paint(frame, image, region)
+        return canvases.dynimgs(lambda places: _record(video, config, places))
+
+
+class _Canvases:
+    """The pictures of one video while its frames arrive, in any order."""
+
+    def __init__(self, config: DynImgConfig) -> None:
+        self.config, self.layout = config, DynImgLayout.from_config(config)
+        side = config.canvas_size
+        self.patch = side // self.layout.grid
+        shape = (config.num_images, self.layout.num_canvases, 3, side, side)
+        self.pixels = torch.full(shape, GREY, dtype=torch.uint8)
+        self.places: dict[tuple[int, int], FramePlace] = {}
+
+    def paint(self, frame: Frame, image: int, region: int) -> None:
+        """Put `frame` into the `region`-th place of the `image`-th DynImg."""
+        where = self.layout.regions[region]
+        place = where.patches.scaled(self.patch)
+        canvas = self.pixels[image, where.canvas]
+        canvas[:, place.rows, place.columns] = fit(frame, place.h, place.w, self.config.aspect, self.config.resize)
+        role = "prompt" if where.slot else "key"
+        self.places[image, region] = FramePlace(
+            role, where.slot, frame.pts_seconds, frame.is_iframe, frame.corrupt, where.canvas, place
         )
-    except ValueError as error:
-        raise VideoError(video.name, str(error)) from error
-    frames = iter(video.frames_at([pick.time for group in groups for pick in group]))
-    per_image = [[next(frames) for _ in group] for group in groups]
-    record = _record(video, config, [frame for group in per_image for frame in group])
-    return [_paint(group, layout, config, record) for group in per_image]
+
+    def dynimgs(self, record: Callable[[list[FramePlace]], dict[str, Any]]) -> list[DynImg]:
+        whole = record(list(self.places.values()))
+        return [
+            DynImg(
+                tuple(Image.fromarray(canvas.permute(1, 2, 0).numpy()) for canvas in canvases),
+                tuple(self.places[image, region] for region in range(len(self.layout.regions))),
+                whole,
+            )
+            for image, canvases in enumerate(self.pixels)
+        ]
 
 
-def _record(video: Any, config: DynImgConfig, frames: list[Frame]) -> dict[str, Any]:
+def _record(video: FileVideo | FrameVideo, config: DynImgConfig, frames: list[FramePlace]) -> dict[str, Any]:
     """What was really used: numbers of I-frames, of distinct frames and of damaged ones."""
     return {
         "source": video.name,
         "sampling": config.sampling,
         "index": video.index.kind,
+        "path": video.path,
         "iframes_in_video": len(video.index.iframes),
         "frames": len(frames),
         "iframes_used": sum(frame.is_iframe for frame in frames),
-        "unique_frames": len(Counter(frame.pts_seconds for frame in frames)),
+        "unique_frames": len({frame.pts_seconds for frame in frames}),
         "corrupt_frames": sum(frame.corrupt for frame in frames),
         "damaged": video.damaged,
     }
 
 
-def _paint(group: list[Frame], layout: DynImgLayout, config: DynImgConfig, record: dict[str, Any]) -> DynImg:
-    side, patch = config.canvas_size, config.canvas_size // layout.grid
-    canvases = torch.full((layout.num_canvases, 3, side, side), GREY, dtype=torch.uint8)
-    places = []
-    for frame, region in zip(group, layout.regions, strict=True):
-        place = region.patches.scaled(patch)
-        canvases[region.canvas, :, place.rows, place.columns] = fit(frame.pixels, place.h, place.w, config.aspect)
-        role = "prompt" if region.slot else "key"
-        places.append(
-            FramePlace(role, region.slot, frame.pts_seconds, frame.is_iframe, frame.corrupt, region.canvas, place)
-        )
-    images = tuple(Image.fromarray(canvas.permute(1, 2, 0).numpy()) for canvas in canvases)
-    return DynImg(images, tuple(places), record)
-
-
-def fit(pixels: np.ndarray, height: int, width: int, aspect: Aspect = "stretch") -> Tensor:
-    """(H, W, 3) uint8 -> (3, height, width) uint8, bicubic with antialiasing, letterboxed in grey as `aspect` asks."""
-    frame = torch.from_numpy(pixels).permute(2, 0, 1)
-    stretch = (frame.shape[2] / frame.shape[1]) / (width / height)  # > 1: the frame is wider than its place
+def fit(frame: Frame, height: int, width: int, aspect: Aspect = "stretch", resize: Resize = "exact") -> Tensor:
+    """A frame as (3, height, width) uint8, letterboxed in grey as `aspect` asks."""
+    stretch = (frame.shape[1] / frame.shape[0]) / (width / height)  # > 1: the frame is wider than its place
     most = MOST_STRETCH[aspect]
     inner_h = height if stretch <= most else max(1, round(height * most / stretch))
     inner_w = width if stretch >= 1 / most else max(1, round(width * most * stretch))
-    resized = TF.resize(frame, [inner_h, inner_w], interpolation=TF.InterpolationMode.BICUBIC, antialias=True)
+    resized = _resized(frame, inner_h, inner_w, resize)
     if (inner_h, inner_w) == (height, width):
         return resized
     box = torch.full((3, height, width), GREY, dtype=torch.uint8)
     y, x = (height - inner_h) // 2, (width - inner_w) // 2
     box[:, y : y + inner_h, x : x + inner_w] = resized
     return box
+
+
+def _resized(frame: Frame, height: int, width: int, resize: Resize) -> Tensor:
+    scaled = frame.scaled(height, width) if resize == "fast" else None
+    if scaled is not None:
+        return torch.from_numpy(scaled).permute(2, 0, 1)
+    pixels = torch.from_numpy(frame.pixels).permute(2, 0, 1)
+    return TF.resize(pixels, [height, width], interpolation=TF.InterpolationMode.BICUBIC, antialias=True)

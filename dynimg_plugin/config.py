@@ -10,12 +10,13 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 CONFIG_NAME = "dynimg_config.json"
 FORMAT_VERSION = 1
 
-Sampling = Literal["auto", "iframe", "uniform"]
+Sampling = Literal["auto", "iframe", "uniform", "motion"]
 Fusion = Literal["canvas", "after", "none"]
 Pool = Literal["region", "plain"]
 TMode = Literal["slot", "time"]
 ThetaScope = Literal["shared", "per_layer"]
 Aspect = Literal["stretch", "auto", "keep"]
+Resize = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ class DynImgConfig:
             the whole grid, as in the paper's recipe.
         pooled_size: rows and columns of the pooled grid (paper: 12 -> 144 tokens per DynImg).
         sampling: "auto": I-frames where there are enough, in-between frames for the rest (our choice); "iframe": only
-            I-frames, repeated when too few (the paper's words); "uniform": equal steps, I-frames ignored.
+            I-frames, repeated when too few (the paper's words); "uniform": equal steps, I-frames ignored; "motion":
+            prompt frames where the codec spent most bytes, so where most changes (ours).
         aspect: "stretch" every frame to its rectangle (what the towers' own preprocessing does); "auto": stretch at
             most by 2 and letterbox the rest; "keep": letterbox only.
+        resize: "exact": bicubic with antialiasing from the full picture; "fast": the decoder's own bicubic scaler.
+        fast_between: while walking to an in-between frame, skip frames that no other needs; changes pixels (ours).
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 
@@ -57,6 +61,8 @@ class DynImgConfig:
     pooled_size: int = 12
     sampling: Sampling = "auto"
     aspect: Aspect = "stretch"
+    resize: Resize = "exact"
+    fast_between: bool = False
     grid: int | None = None
     patch_size: int | None = None
 

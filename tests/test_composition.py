@@ -13,7 +13,7 @@ from dynimg_plugin.composition import GREY, fit
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.layout import Rect
 from dynimg_plugin.pooling import pool_tokens
-from dynimg_plugin.video import open_video
+from dynimg_plugin.video import Frame, open_video
 from dynimg_plugin.video.write import write_video
 
 TOWERS = [(27, 14), (24, 14), (27, 4)]
@@ -112,7 +112,7 @@ def test_the_key_frame_is_the_decoded_frame_resized_once(clip):
     for dynimg in compose(clip):
         key = dynimg.frames[0]
         (frame,) = video.frames_at([round(key.pts_seconds / video.index.tick_seconds)])
-        expected = fit(frame.pixels, 280, 378).permute(1, 2, 0).numpy()
+        expected = fit(frame, 280, 378).permute(1, 2, 0).numpy()
         assert np.array_equal(np.asarray(dynimg.image)[:280], expected)
 
 
@@ -134,7 +134,7 @@ def test_the_key_frame_is_the_decoded_frame_resized_once(clip):
     ],
 )
 def test_aspect_limits_the_stretch_and_letterboxes_the_rest_in_the_middle(height, width, aspect, inner):
-    box = fit(np.full((height, width, 3), 255, np.uint8), 60, 60, aspect)
+    box = fit(Frame(np.full((height, width, 3), 255, np.uint8), 0), 60, 60, aspect)
     assert set(box.unique().tolist()) <= {GREY, 255}
     ys, xs = np.nonzero(box[0].numpy() == 255)
     assert (np.ptp(ys) + 1, np.ptp(xs) + 1) == inner
@@ -144,7 +144,7 @@ def test_aspect_limits_the_stretch_and_letterboxes_the_rest_in_the_middle(height
 
 
 def test_keep_uses_all_of_a_place_with_the_frames_own_shape():
-    assert (fit(np.full((40, 60, 3), 255, np.uint8), 20, 30, "keep") == 255).all()
+    assert (fit(Frame(np.full((40, 60, 3), 255, np.uint8), 0), 20, 30, "keep") == 255).all()
 
 
 @pytest.mark.parametrize("aspect", ["stretch", "auto", "keep"])
@@ -208,7 +208,8 @@ def test_the_record_counts_the_iframes_there_are_and_those_used(name, iframes, u
     assert dynimgs[0].record == {
         "source": str(path),
         "sampling": "auto",
-        "index": "packets",
+        "index": "hop",
+        "path": "seek",
         "iframes_in_video": iframes,
         "frames": 20,
         "iframes_used": used,

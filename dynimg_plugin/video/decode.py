@@ -1,139 +1,155 @@
-"""PyAV's door for reading: index a file without decoding it, then decode the chosen frames."""
+"""Decode exactly the chosen frames: one seek per group of pictures, one pass where seeking cannot be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import av
-import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.frame import VideoFrame as AVFrame
-from av.video.stream import VideoStream
-from PIL import Image
+from typing import Any, Self
 
 from dynimg_plugin.video.errors import VideoError
-from dynimg_plugin.video.sampling import VideoIndex
+from dynimg_plugin.video.frame import Frame
+from dynimg_plugin.video.index import activity, build_index
+from dynimg_plugin.video.reader import Reader, VideoLimits, as_video_errors
 
-
-@dataclass(frozen=True)
-class Frame:
-    """A decoded frame.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright and with square pixels.
-        pts_seconds: when it is shown, counted from the first frame of its video.
-        is_iframe: coded without reference to other frames.
-        corrupt: the decoder found damage and concealed it.
-    """
-
-    pixels: np.ndarray
-    pts_seconds: float
-    is_iframe: bool = False
-    corrupt: bool = False
+FAR = 2_000  # packets after a seek without the wanted key packet
 
 
 class FileVideo:
-    """A video file, any container and codec that PyAV opens.
+    """A video file, any container and codec that PyAV opens; to be closed, or used in a `with` block.
+
+    Args:
+        source: a path, or a seekable binary file object.
+        limits: what it may cost.
+        fast_between: leave out frames that no other frame needs while walking to an in-between frame; the frame shown
+            may then be one of its neighbours.
 
     Attributes:
         index: its clock and I-frames.
-        damaged: packets were unreadable; what could be read is used.
+        path: "seek", or "sequential" once frames were read in one pass.
 
     Raises:
         VideoError: when the file is missing, is no video, or holds no frame that can be decoded.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.name = str(path)
-        self.damaged = False
-        if not Path(path).is_file():
-            raise VideoError(path, "no such file")
-        self.index = self._scan()
-
-    @contextmanager
-    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def __init__(
+        self, source: Any, *, limits: VideoLimits | None = None, fast_between: bool = False, name: str | None = None
+    ) -> None:
+        self.name = name or str(source)
+        if isinstance(source, str | Path) and not Path(source).is_file():
+            raise VideoError(source, "no such file")
+        self.path = "seek"
+        self._fast_between = fast_between
+        self._reader = Reader(source, self.name, limits or VideoLimits())
         try:
-            with av.open(self.name) as container:
-                streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-                if not streams:
-                    raise VideoError(self.name, "has no video stream; give a file with moving pictures")
-                streams[0].thread_type = "NONE"  # loaders run side by side; frame threads only add delay and memory
-                yield container, streams[0]
-        except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(self.name, f"cannot be read as a video ({error})") from error
+            with as_video_errors(self.name):
+                self.index = build_index(self._reader)
+        except VideoError:
+            self.close()
+            raise
+        self._pixel_aspect = float(self._reader.stream.sample_aspect_ratio or 1)
 
-    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-        try:
-            yield from container.demux(stream)
-        except av.error.InvalidDataError:  # a file that is cut short ends here
-            self.damaged = True
+    def __enter__(self) -> Self:
+        return self
 
-    def _scan(self) -> VideoIndex:
-        """Read every packet's header. Files without times (raw H.264) are counted in frames instead."""
-        with self._open() as (container, stream):
-            packets = [(p.pts, p.is_keyframe, p.is_discard) for p in self._packets(container, stream) if p.size]
-            tick = float(stream.time_base or 0)
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        shown = [(pts, key) for pts, key, discard in packets if pts is not None and not discard]
-        self._counted = not tick or 2 * len(shown) < len(packets)
-        if self._counted:
-            tick, shown = 1 / rate, [(i, key) for i, (_, key, _) in enumerate(packets)]
-        if not shown:
-            raise VideoError(self.name, "holds no frame; the file may be cut short")
-        times = sorted(time for time, _ in shown)
-        frame_ticks = max(1, round(1 / (rate * tick)))
-        iframes = tuple(sorted(time for time, key in shown if key))
-        return VideoIndex(iframes, times[0], times[-1], frame_ticks, tick, "packets")
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    @property
+    def damaged(self) -> bool:
+        """Packets were unreadable; what could be read is used."""
+        return self._reader.damaged
+
+    def activity(self) -> list[tuple[int, int]]:
+        """(time, bytes) of the frames between the I-frames: the codec's own measure of change."""
+        with as_video_errors(self.name):
+            return activity(self._reader)
 
     def frames_at(self, times: Sequence[int]) -> list[Frame]:
         """The frame shown at each of `times` (in index ticks): the last one that starts no later."""
-        found = dict(self._shown_at(sorted(set(times))))
-        if not found:
-            raise VideoError(self.name, "no frame can be decoded; the file is damaged")
+        found = dict(self.read(times))
         return [found[time] for time in times]
 
-    def _shown_at(self, wanted: list[int]) -> Iterator[tuple[int, Frame]]:
-        """One pass over the file, up to the last wanted time; times past the last frame get the last frame."""
-        todo, shown = list(wanted), None
+    def read(self, times: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+        """The same one by one, each time once, in the order of decoding, so that only one frame need be in memory."""
+        missing = sorted(set(times))
+        with as_video_errors(self.name):
+            if self.index.kind == "hop":
+                for time, frame in self._by_seeking(list(missing)):
+                    missing.remove(time)
+                    yield time, self._frame(frame.pts, frame)
+            if missing:
+                self.path = "sequential"
+                yield from self._in_one_pass(missing)
+
+    def _by_seeking(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+        """Frames that a seek leads to beyond doubt; the others are left out."""
+        keys = self.index.iframes
+
+        def group(time: int) -> int:
+            return keys[max(0, bisect.bisect_right(keys, time) - 1)] if keys else self.index.first
+
+        for key, times in groupby(wanted, key=group):
+            todo = list(times)
+            if not self._reader.seek(min(key, todo[0])):
+                return
+            yield from self._one_packet(key) if todo == [key] else self._walk(todo)
+
+    def _one_packet(self, key: int) -> Iterator[tuple[int, Any]]:
+        """An I-frame needs its own packet alone; leading packets of an open group of pictures are passed over."""
+        for count, packet in enumerate(self._reader.packets()):
+            if packet.pts == key and packet.size:
+                frames = [*self._reader.decode(packet), *self._reader.decode(None)]
+                yield from ((key, frame) for frame in frames[:1] if frame.pts == key)
+                return
+            if count > FAR:
+                return
+
+    def _walk(self, todo: list[int]) -> Iterator[tuple[int, Any]]:
+        """Decode forward until the last of `todo`; stop where the seek turns out to have landed too late."""
+        self._reader.skip("NONREF" if self._fast_between else "DEFAULT")
+        shown = None
+        for packet in self._reader.packets():
+            for frame in self._reader.decode(packet if packet.size else None):
+                while todo and frame.pts is not None and frame.pts >= todo[0]:
+                    best = frame if frame.pts == todo[0] else shown
+                    if best is None:
+                        return
+                    yield todo.pop(0), best
+                if not todo:
+                    return
+                shown = frame
+        if shown is not None and shown.pts is not None:
+            yield from ((time, shown) for time in todo)
+
+    def _in_one_pass(self, missing: list[int]) -> Iterator[tuple[int, Frame]]:
+        """From the first packet to the last missing time; times past the last frame get the last frame."""
+        self._reader.reopen()
+        todo, shown = list(missing), None
         for now, frame in self._decoded():
             while todo and now > todo[0]:
-                yield todo.pop(0), self._finish(*(shown or (now, frame)))
+                yield todo.pop(0), self._frame(*(shown or (now, frame)))
             if not todo:
                 return
             shown = now, frame
-        if shown is not None:
-            yield from ((time, self._finish(*shown)) for time in todo)
+        if shown is None:
+            raise VideoError(self.name, "no frame can be decoded; the file is damaged")
+        for time in todo:
+            yield time, self._frame(*shown)
 
-    def _decoded(self) -> Iterator[tuple[int, AVFrame]]:
-        """Frames in the order they are shown, each with its time; damaged packets are stepped over."""
-        count = 0
-        with self._open() as (container, stream):
-            for packet in self._packets(container, stream):
-                try:
-                    frames: list[Any] = packet.decode()
-                except av.error.InvalidDataError:
-                    self.damaged = True
-                    continue
-                for frame in frames:
-                    if self._counted or frame.pts is not None:
-                        yield (count if self._counted else frame.pts), frame
-                    count += 1
+    def _decoded(self) -> Iterator[tuple[int, Any]]:
+        """All frames in the order they are shown, each with its time."""
+        counted, count = self.index.kind == "count", 0
+        for packet in self._reader.packets():
+            for frame in self._reader.decode(packet if packet.size else None):
+                if counted or frame.pts is not None:
+                    yield (count if counted else frame.pts), frame
+                count += 1
 
-    def _finish(self, time: int, frame: AVFrame) -> Frame:
-        """RGB after the file's rotation, with square pixels."""
-        pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
-        if self._pixel_aspect != 1:
-            height, width = pixels.shape[:2]
-            upright = frame.rotation % 180 == 0
-            size = (
-                (round(width * self._pixel_aspect), height) if upright else (width, round(height * self._pixel_aspect))
-            )
-            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    def _frame(self, time: int, frame: Any) -> Frame:
         seconds = (time - self.index.first) * self.index.tick_seconds
-        return Frame(np.ascontiguousarray(pixels), seconds, bool(frame.key_frame), bool(frame.is_corrupt))
+        return Frame(frame, seconds, bool(frame.key_frame), bool(frame.is_corrupt), self._pixel_aspect)

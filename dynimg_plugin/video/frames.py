@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dynimg_plugin.video.decode import Frame
 from dynimg_plugin.video.errors import VideoError
+from dynimg_plugin.video.frame import Frame
 from dynimg_plugin.video.sampling import VideoIndex
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -26,6 +26,7 @@ class FrameVideo:
     """
 
     damaged = False
+    path = "direct"
 
     def __init__(self, frames: Any, *, fps: float = 1.0, name: str = "frames") -> None:
         self.name = name
@@ -45,10 +46,27 @@ class FrameVideo:
             raise VideoError(folder, f"this folder holds no pictures; it may hold {', '.join(sorted(PICTURES))}")
         return cls(paths, fps=fps, name=str(folder))
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is open; here for the sake of `with`."""
+
+    def activity(self) -> list[tuple[int, int]]:
+        raise VideoError(self.name, "frames carry no codec to tell motion by; use sampling='auto' or 'uniform'")
+
     def frames_at(self, times: Sequence[int]) -> list[Frame]:
         """The frames with these indices."""
-        pixels = {time: self._pixels(self._frames[time]) for time in set(times)}
-        return [Frame(pixels[time], time * self._seconds) for time in times]
+        found = dict(self.read(times))
+        return [found[time] for time in times]
+
+    def read(self, times: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+        """The same one by one, each index once."""
+        for time in sorted(set(times)):
+            yield time, Frame(self._pixels(self._frames[time]), time * self._seconds)
 
     def _pixels(self, frame: Any) -> np.ndarray:
         if isinstance(frame, str | Path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from statistics import median
 
 from dynimg_plugin.config import Sampling
 from dynimg_plugin.layout import prompt_slots
@@ -31,6 +33,19 @@ class VideoIndex:
     tick_seconds: float
     kind: str
 
+    def between(self, start: float | None, end: float | None) -> VideoIndex:
+        """The part of the video from `start` to `end` seconds after its first frame; None leaves a side open.
+
+        Raises:
+            ValueError: when no frame lies in between.
+        """
+        low = self.first if start is None else max(self.first, self.first + round(start / self.tick_seconds))
+        high = self.last if end is None else min(self.last, self.first + round(end / self.tick_seconds))
+        if low > high:
+            duration = (self.last - self.first + self.frame_ticks) * self.tick_seconds
+            raise ValueError(f"no frame lies between start={start} and end={end} seconds; the video has {duration:.2f}")
+        return replace(self, first=low, last=high, iframes=tuple(time for time in self.iframes if low <= time <= high))
+
     def frame_start(self, time: int) -> int:
         """The start of the frame shown at `time` in a clip of even frames; sampling in whole frames skips none."""
         return self.first + (time - self.first) // self.frame_ticks * self.frame_ticks
@@ -45,7 +60,13 @@ class Pick:
 
 
 def sample(
-    index: VideoIndex, *, num_images: int, num_prompts: int, policy: Sampling = "auto", seed: int | None = None
+    index: VideoIndex,
+    *,
+    num_images: int,
+    num_prompts: int,
+    policy: Sampling = "auto",
+    seed: int | None = None,
+    activity: Sequence[tuple[int, int]] = (),
 ) -> list[list[Pick]]:
     """Frames of every DynImg, key frame first, then its prompts in time order.
 
@@ -55,23 +76,29 @@ def sample(
 
     Args:
         num_prompts: 0 for key frames alone.
-        policy: "auto", "iframe" or "uniform", see DynImgConfig.sampling.
+        policy: "auto", "iframe", "uniform" or "motion", see DynImgConfig.sampling.
         seed: None takes the middle of each cell (evaluation); a number draws at random in it (training).
+        activity: (time, bytes) of the frames that are no I-frames, rising in time; "motion" needs it.
     """
     iframes = () if policy == "uniform" else index.iframes
     only_iframes = policy == "iframe"
     if only_iframes and not iframes:
         raise ValueError("sampling='iframe' needs I-frames, but none can be shown; use sampling='auto' or 'uniform'")
     rng = None if seed is None else random.Random(seed)
-    keys = _key_frames(index, iframes, num_images, only_iframes)
+    keys = _key_frames(index, iframes, num_images, num_prompts, only_iframes)
     middles = ((a + b + 1) // 2 + index.frame_ticks - 1 for a, b in pairwise(keys))
     borders = [index.first, *map(index.frame_start, middles), index.last + index.frame_ticks]
+    quiet = median(size for _, size in activity) if activity else 0
     groups = []
     for key, (start, stop) in zip(keys, pairwise(borders), strict=True):
         earlier = num_prompts // 2
         times: list[int] = []
-        after = min(key + index.frame_ticks, index.last)  # the last frame of a clip has itself as its later prompts
+        after = min(key + index.frame_ticks, index.last, stop)  # a clip's last frame has itself as its later prompts
         for low, high, count in ((start, key, earlier), (after, stop, num_prompts - earlier)):
+            busy = [(time, size - quiet) for time, size in activity if low <= time < high]
+            if policy == "motion" and len(busy) >= count:
+                times += _busiest(busy, count, rng)
+                continue
             side = [time for time in iframes if low <= time < high]
             pool = side or [key] if only_iframes else []  # what may be shown twice rather than an in-between frame
             times += _prompts(_Side(low, max(low + 1, high), side, pool), count, rng)
@@ -102,6 +129,22 @@ def _prompts(side: _Side, count: int, rng: random.Random | None) -> list[int]:
     return sorted(pick for pick in picks if pick is not None)
 
 
+def _busiest(busy: list[tuple[int, float]], count: int, rng: random.Random | None) -> list[int]:
+    """`count` times at even steps of the bytes beyond the clip's median, so close together where much changes.
+
+    Bytes beyond the median of eight frames, two prompts at 1/4 and 3/4 of their sum:
+
+        0 0 1 9 8 0 0 0   ->   the frames with 9 and 8
+    """
+    mass = list(accumulate(max(0.0, size) + 1e-6 for _, size in busy))
+    picks: list[int] = []
+    for i in range(count):
+        share = (i + (rng.random() if rng else 0.5)) / count * mass[-1]
+        earliest, latest = (picks[-1] + 1 if picks else 0), len(busy) - count + i
+        picks.append(min(max(bisect.bisect_left(mass, share), earliest), latest))
+    return [busy[pick][0] for pick in picks]
+
+
 def _own(iframes: list[int], start: float, stop: float, rng: random.Random | None) -> int | None:
     """An I-frame in [start, stop): the one nearest the middle, or a random one."""
     inside = [time for time in iframes if start <= time < stop]
@@ -112,7 +155,7 @@ def _nearest(times: Iterable[int], middle: float) -> int | None:
     return min(times, key=lambda time: abs(time - middle), default=None)
 
 
-def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, only_iframes: bool) -> list[int]:
+def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, prompts: int, only_iframes: bool) -> list[int]:
     """Uniformly sampled I-frames where there are two per DynImg, else the middles of equal segments, snapped to one.
 
     With 2 * count I-frames or more the odd ones are taken: never the first, which has no earlier frames.
@@ -120,9 +163,10 @@ def _key_frames(index: VideoIndex, iframes: tuple[int, ...], count: int, only_if
     if len(iframes) >= 2 * count:
         return [iframes[(2 * i + 1) * len(iframes) // (2 * count)] for i in range(count)]
     segment = (index.last - index.first + index.frame_ticks) / count
+    reach = min(0.45 * segment, segment / 2 - (prompts / 2 + 1) * index.frame_ticks)  # leaves room for the prompts
     keys = []
     for i in range(count):
         middle = min(index.frame_start(index.first + int((i + 0.5) * segment)), index.last)
-        near = [time for time in iframes if only_iframes or abs(time - middle) < 0.45 * segment]
+        near = [time for time in iframes if only_iframes or abs(time - middle) < reach]
         keys.append(min(near, key=lambda time: abs(time - middle)) if near else middle)
     return keys
