@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
+from dynimg_plugin.hub import config_file
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -58,10 +59,15 @@ def load(
 
 
 def stored_config(base: str | Path, adapter: str | Path | None = None) -> DynImgConfig:
-    """The config that the adapter, else the base folder, carries; DynImgConfig() when neither does."""
-    if adapter is not None:
-        return _sidecar(adapter)
-    return DynImgConfig.from_pretrained(base) if (Path(base) / CONFIG_NAME).is_file() else DynImgConfig()
+    """The config that the adapter, else the base, carries; DynImgConfig() for a base that carries none.
+
+    Raises:
+        FileNotFoundError: the adapter has no dynimg_config.json.
+    """
+    path = config_file(base if adapter is None else adapter)
+    if path is None and adapter is not None:
+        raise FileNotFoundError(f"{adapter} has no {CONFIG_NAME}; write one with DynImgConfig(...).save_pretrained()")
+    return DynImgConfig() if path is None else DynImgConfig.from_pretrained(path.parent)
 
 
 def check_checkpoint(base: str | Path) -> None:
@@ -98,12 +104,6 @@ def _restore_theta(model: Any, base: str | Path, count: int) -> None:
                     restored += 1
     if own and restored != count:
         raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
-
-
-def _sidecar(adapter: str | Path) -> DynImgConfig:
-    if not Path(adapter).is_dir():
-        adapter = Path(hf_hub_download(str(adapter), CONFIG_NAME)).parent
-    return DynImgConfig.from_pretrained(adapter)
 
 
 def _with_adapter(model: Any, adapter: str | Path) -> Any:

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers.processing_utils import TextKwargs
 
 from dynimg_plugin.composition import DynImg, compose
-from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
+from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
+from dynimg_plugin.hub import config_file
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.video import VideoLimits
 from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row, tower_geometry
 
 VISUAL = ("video", "image")
-FOR_CALL = (  # what apply_chat_template() hands on to __call__(); the rest are variables of the template
-    *("padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length", "return_tensors"),
-    *("add_special_tokens", "return_attention_mask", "seed", "fps", "return_coordinates"),
-)
+# What apply_chat_template() hands on to __call__(); the rest are variables of the template.
+FOR_CALL = {*TextKwargs.__annotations__, "return_tensors", "seed", "fps", "return_coordinates"}
 
 
 class DynImgProcessor(ProcessorMixin):
@@ -31,18 +32,19 @@ class DynImgProcessor(ProcessorMixin):
     Args:
         base: the processor of the checkpoint, e.g. AutoProcessor.from_pretrained(...).
         config: DynImgConfig() when None; grid and patch size are taken from `base`.
+        limits: what reading one video may cost; VideoLimits() when None.
 
     Raises:
         ValueError: when `base` has no image processor or tokenizer, or its image size cannot be told.
     """
 
-    def __init__(self, base: Any, config: DynImgConfig | None = None) -> None:
+    def __init__(self, base: Any, config: DynImgConfig | None = None, *, limits: VideoLimits | None = None) -> None:
         missing = [name for name in ("image_processor", "tokenizer") if getattr(base, name, None) is None]
         if missing:
             raise ValueError(
                 f"{type(base).__name__} has no {' and no '.join(missing)}; give the checkpoint's AutoProcessor"
             )
-        self.base = base
+        self.base, self.limits = base, limits
         self.image_size, grid = tower_geometry(base)
         self.config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=self.image_size // grid)
         self.layout = DynImgLayout.from_config(self.config)
@@ -64,8 +66,8 @@ class DynImgProcessor(ProcessorMixin):
         cls, folder: str | Path, config: DynImgConfig | None = None, **kwargs: Any
     ) -> Self:
         """Load the base processor and, when `folder` holds one and no config is given, its dynimg_config.json."""
-        if config is None and (Path(folder) / CONFIG_NAME).is_file():
-            config = DynImgConfig.from_pretrained(folder)
+        if config is None and (stored := config_file(folder)):
+            config = DynImgConfig.from_pretrained(stored.parent)
         return cls(AutoProcessor.from_pretrained(folder, **kwargs), config)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -89,8 +91,8 @@ class DynImgProcessor(ProcessorMixin):
         Args:
             text: prompts. A prompt with the image (or video) token has it replaced, one token per video; a prompt
                 without one is taken as a user's question and put into the chat template.
-            videos: one video, or one per prompt: path, folder of pictures, (T, H, W, 3) uint8 array, list of frames;
-                None in a list marks a prompt without video.
+            videos: one video, or one per prompt: anything that compose() takes, Clips too; None in a list marks a
+                prompt without video. A list of paths is a list of videos.
             images: precomposed DynImgs instead of videos: DynImg objects or images of the DynImg's size; one list per
                 prompt. One image token stands for one of them, or a single one for all of a prompt's.
             seed: see compose(). fps: see compose().
@@ -107,6 +109,9 @@ class DynImgProcessor(ProcessorMixin):
         visuals = self._visuals(images, videos, len(prompts), seed, fps)
         expanded = [self._expand(prompt, visual) for prompt, visual in zip(prompts, visuals, strict=True)]
         tensors = kwargs.pop("return_tensors", None)
+        unknown = sorted(set(kwargs) - set(TextKwargs.__annotations__))
+        if unknown:
+            raise TypeError(f"DynImgProcessor takes no {', '.join(unknown)}; see its docstring and the tokenizer's")
         first = self.tokenizer.bos_token
         if first and all(prompt.startswith(first) for prompt in expanded):  # a template that wrote it already
             kwargs.setdefault("add_special_tokens", False)
@@ -138,6 +143,10 @@ class DynImgProcessor(ProcessorMixin):
         inputs = self(text=texts, videos=_or_none(videos), images=_or_none(images), **for_call)
         return inputs if as_dict else inputs["input_ids"]
 
+    def compose(self, video: Any, *, seed: int | None = None, fps: float = 1.0) -> list[DynImg]:
+        """The DynImgs that `videos=` would make of one video; give them back as `images=`."""
+        return compose(video, self.config, seed=seed, fps=fps, limits=self.limits)
+
     def _visuals(self, images: Any, videos: Any, rows: int, seed: int | None, fps: float) -> list[list[Visual]]:
         """The DynImgs of every prompt."""
         if images is not None and videos is not None:
@@ -146,7 +155,7 @@ class DynImgProcessor(ProcessorMixin):
             given = per_row(images, rows, is_picture) if images is not None else [[] for _ in range(rows)]
         else:
             given = [
-                [image for video in row for image in compose(video, self.config, seed=seed, fps=fps)]
+                [image for video in row for image in self.compose(video, seed=seed, fps=fps)]
                 for row in per_row(videos, rows, is_video)
             ]
         return [[self._visual(image) for image in row] for row in given]
@@ -161,16 +170,16 @@ class DynImgProcessor(ProcessorMixin):
         fits = pixels.shape[-2] == side and side in allowed and len(pictures) == self.layout.num_canvases
         if not fits or slots != self.layout.slots:
             raise ValueError(
-                f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels; this "
-                f"checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of {allowed[0]} x "
-                f"{allowed[0]}; compose it with this processor's config"
+                f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels and slots "
+                f"{slots}; this checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of "
+                f"{allowed[0]} x {allowed[0]} and slots {self.layout.slots}; compose it with this processor's config"
             )
         padded = F.pad(pixels.float(), (0, size - side, 0, size - side), mode="replicate").to(torch.uint8)
         return Visual(padded, image if isinstance(image, DynImg) else None)
 
     def _expand(self, prompt: str, visual: list[Visual]) -> str:
         """Replace each image token by the tokens of what it stands for."""
-        tokens = [self.image_token, *([self.base.video_token] if hasattr(self.base, "video_token") else [])]
+        tokens = {self.image_token, getattr(self.base, "video_token", "<video>")}
         marker = re.compile("|".join(map(re.escape, tokens)))
         found = len(marker.findall(prompt))
         if visual and not found:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynimg_plugin.composition import DynImg
+from dynimg_plugin.video import Clip
 
 
 class Visual(NamedTuple):
@@ -61,14 +62,18 @@ def is_picture(item: Any) -> bool:
 
 
 def is_video(item: Any) -> bool:
-    """A path, a (T, ...) array, or a list of frames. A list of paths is a list of videos."""
+    """A path, a Clip, bytes or a file, a (T, ...) array, or a list of frames. A list of paths is a list of videos."""
+    if isinstance(item, Clip):
+        return True
     if isinstance(item, list | tuple):
         return bool(item) and is_picture(item[0])
-    return isinstance(item, str | Path) or getattr(item, "ndim", 0) == 4
+    return isinstance(item, str | Path | bytes | bytearray) or hasattr(item, "read") or getattr(item, "ndim", 0) == 4
 
 
 def per_row(visuals: Any, rows: int, is_one: Callable[[Any], bool]) -> list[list[Any]]:
     """The visuals of each prompt: one of them, a list of them, or None. A single prompt takes a bare list too."""
+    if not is_one(visuals) and not isinstance(visuals, list | tuple):
+        raise ValueError(f"a {type(visuals).__name__} is neither a video or DynImg nor a list of them")
     entries = [visuals] if is_one(visuals) else list(visuals)
     if rows == 1 and all(map(is_one, entries)):
         entries = [entries]

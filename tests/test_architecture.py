@@ -12,7 +12,7 @@ import dynimg_plugin
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"config"},
-    {"layout", "families", "rope"},
+    {"layout", "families", "rope", "hub"},
     {"video", "pooling"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
