@@ -15,11 +15,14 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
 
+from dynimg_plugin import VideoError, compose
 from dynimg_plugin.eval_tasks.motion_qa import dataset
+from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.manifest import manifests, tasks_path
 from dynimg_plugin.evaluation.model import LlavaDynImg, batches
 from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
 from dynimg_plugin.tiny import write_tiny
+from dynimg_plugin.video import Clip
 
 MODEL = "llava_dynimg"
 
@@ -85,7 +88,7 @@ def test_every_option_of_the_config_is_a_model_argument(checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_image": 4}, r"unknown DynImg option\(s\) num_image; known: aspect, fusion"),
+        ({"num_image": 4}, r"unknown DynImg option\(s\) num_image; known: aspect, fast_between, fusion"),
         ({"fusion": "canvass"}, "fusion='canvass' is not known; allowed: canvas, after, none"),
         ({"adapter": "a", "peft": "b"}, "two names for one argument"),
         ({"device": "cpu", "device_map": "auto"}, "contradict each other"),
@@ -119,12 +122,60 @@ def test_what_lmms_eval_mislabels_is_a_video(kind, name):
     [
         {"type": "image", "url": "a.png"},
         {"type": "audio", "url": "a.wav"},
-        {"type": "video", "url": "a.mp4", "start_time": 1.0},
     ],
 )
 def test_what_the_model_cannot_take_is_refused(item):
     with pytest.raises(ValueError, match=re.escape(item["url"])):
         to_question(messages(item), {})
+
+
+def test_clip_bounds_of_a_request_become_a_clip():
+    question = to_question(messages({"type": "video", "url": "a.mp4", "start_time": 1.0, "end_time": 2.5}), {})
+    assert question.videos == [Clip("a.mp4", 1.0, 2.5)]
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_many_questions_about_a_video_compose_it_once(checkpoint, clips, prefetch):
+    model = LlavaDynImg(str(checkpoint), device="cpu", num_images=1, max_new_tokens=1, prefetch=prefetch)
+    results = evaluate(model, limit=20)
+    seen = {sample["doc_id"] // 5 for samples in results["samples"].values() for sample in samples}
+    assert len(seen) == 4
+    assert model.videos.count <= 2 * len(seen)  # two tasks, one after the other
+
+
+def test_composed_videos_keep_the_last_ones_and_see_a_changed_file(tmp_path):
+    made = []
+    videos = ComposedVideos(lambda video: made.append(video) or [video], keep=2, workers=0)
+    paths = [str(tmp_path / name) for name in "abc"]
+    for path in paths:
+        Path(path).write_text("x")
+    for path in (paths[0], paths[0], paths[1], paths[2], paths[0]):
+        assert videos.get(path) == [path]
+    assert made == [paths[0], paths[1], paths[2], paths[0]]
+    Path(paths[0]).write_text("changed")
+    videos.get(paths[0])
+    assert videos.count == 5
+
+
+def test_a_video_that_cannot_be_read_fails_when_it_is_asked_for(tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    videos = ComposedVideos(compose, workers=1)
+    videos.expect(str(broken))
+    for _ in range(2):
+        with pytest.raises(VideoError, match=r"broken\.mp4"):
+            videos.get(str(broken))
+    assert videos.count == 1
+
+
+def test_the_window_looks_as_many_videos_ahead_as_asked():
+    videos = ComposedVideos(lambda video: [], workers=0)
+    questions = [Question([], [str(i // 3)], {}) for i in range(12)]
+    read = []
+    window = ahead((read.append(question) or question for question in questions), videos, 2)
+    assert next(window) is questions[0]
+    assert len(read) == 7  # two whole videos and the first question of a third
+    assert [questions[0], *window] == questions
 
 
 def test_stop_strings_cut_the_answer():

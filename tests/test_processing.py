@@ -282,7 +282,7 @@ def test_a_video_that_cannot_be_read_is_named(processor, tmp_path):
 @pytest.mark.parametrize("length", [20, 300, 580])
 def test_truncation_that_cuts_visual_tokens_is_refused(length, processor, video_array):
     with pytest.raises(ValueError, match="visual tokens where its DynImgs need 576; raise max_length"):
-        processor(text=QUESTION, videos=video_array, truncation=True, max_length=length, truncation_side="left")
+        processor(text=QUESTION, videos=video_array, truncation=True, max_length=length)
 
 
 def test_truncation_that_leaves_the_visual_tokens_is_allowed(processor, video_array):

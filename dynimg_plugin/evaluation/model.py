@@ -16,8 +16,10 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
 from dynimg_plugin.loading import load, stored_config
+from dynimg_plugin.video import VideoLimits
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class LlavaDynImg(lmms):
         dtype: "auto", "float32", "bfloat16" or "float16".
         batch_size: questions that are answered together.
         max_new_tokens: replaces the tasks' own limit.
+        prefetch: videos composed ahead of the model in a thread; 0 composes each when its question comes.
+        video_timeout: seconds that reading one video may take.
         options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False.
 
     Raises:
@@ -54,6 +58,8 @@ class LlavaDynImg(lmms):
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         max_new_tokens: int | None = None,
+        prefetch: int = 4,
+        video_timeout: float = 60.0,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -70,7 +76,11 @@ class LlavaDynImg(lmms):
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
         self._model, self.processor = load(pretrained, adapter, config, dtype=dtype, device_map=device_map)
+        self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
         self.config = self.processor.config
+        self.prefetch = prefetch
+        keep = prefetch + self.batch_size + 1
+        self.videos = ComposedVideos(self.processor.compose, keep=keep, workers=int(prefetch > 0))
         if device_map is None:
             own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
             self._model.to(own)
@@ -94,7 +104,7 @@ class LlavaDynImg(lmms):
         """Answers in the order of the requests, each as soon as its batch is done, so that a killed run can resume."""
         questions = (self._question(request) for request in requests)
         progress = tqdm(total=len(requests), disable=self._rank != 0, desc="llava_dynimg")
-        for batch in batches(questions, self.batch_size):
+        for batch in batches(ahead(questions, self.videos, self.prefetch), self.batch_size):
             yield from self._answer(batch)
             progress.update(len(batch))
         progress.close()
@@ -108,8 +118,14 @@ class LlavaDynImg(lmms):
         prompts = [
             self.processor.apply_chat_template(question.conversation, add_generation_prompt=True) for question in batch
         ]
-        videos = [question.videos for question in batch] if batch[0].videos else None
-        inputs = self.processor(text=prompts, videos=videos, padding=True, padding_side="left", return_tensors="pt")
+        images = [[image for video in question.videos for image in self.videos.get(video)] for question in batch]
+        inputs = self.processor(
+            text=prompts,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
         start = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             ids = self._model.generate(**inputs.to(self.device), **self._generation(batch[0].generation))[:, start:]

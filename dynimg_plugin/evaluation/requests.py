@@ -8,6 +8,8 @@ from typing import Any
 
 from lmms_eval.protocol import ChatMessages
 
+from dynimg_plugin.video import Clip
+
 
 @dataclass
 class Question:
@@ -24,7 +26,7 @@ def to_question(messages: ChatMessages, generation: dict[str, Any]) -> Question:
     lmms-eval tells kinds of media by the file's ending: a .webm video arrives as audio, a .gif as an image.
 
     Raises:
-        ValueError: for still images, audio and clip bounds, which the model does not take.
+        ValueError: for still images and audio, which the model does not take.
     """
     conversation, videos = [], []
     for message in messages.messages:
@@ -40,12 +42,11 @@ def to_question(messages: ChatMessages, generation: dict[str, Any]) -> Question:
 
 
 def _video(item: Any) -> Any:
-    if getattr(item, "start_time", None) is not None or getattr(item, "end_time", None) is not None:
-        raise ValueError(f"{item.url}: clip bounds (start_time, end_time) are not supported; cut the clip beforehand")
     ending = Path(item.url).suffix.lower() if isinstance(item.url, str | Path) else ""
     if item.type != "video" and (item.type, ending) not in {("audio", ".webm"), ("image", ".gif")}:
         raise ValueError(f"llava_dynimg answers questions about videos; this request holds an {item.type}: {item.url}")
-    return item.url
+    bounds = getattr(item, "start_time", None), getattr(item, "end_time", None)
+    return item.url if bounds == (None, None) else Clip(item.url, *bounds)
 
 
 def stop_at(text: str, until: str | list[str] | None) -> str:
