@@ -36,7 +36,9 @@ def compose(
     annotate: Annotated[bool, typer.Option("--annotate", help="twice the size, with slots, times and borders")] = False,
     grid: Annotated[bool, typer.Option("--grid", help="draw the lines of the patch grid")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write every frame's role, time and place")] = None,
-    sampling: Annotated[str, typer.Option(help="auto | iframe | uniform")] = "auto",
+    sampling: Annotated[str, typer.Option(help="auto | iframe | uniform | motion")] = "auto",
+    start: Annotated[float | None, typer.Option(help="first second of the video to look at")] = None,
+    end: Annotated[float | None, typer.Option(help="last second of the video to look at")] = None,
     num_images: Annotated[int, typer.Option(help="DynImgs per video")] = 4,
     num_prompts: Annotated[int, typer.Option(help="prompt frames per DynImg: 1, 2, 3, 4, 6 or 12")] = 4,
     fusion: Annotated[str, typer.Option(help="canvas | after | none")] = "canvas",
@@ -49,6 +51,7 @@ def compose(
     from dynimg_plugin.composition import compose as compose_video
     from dynimg_plugin.config import DynImgConfig
     from dynimg_plugin.preview import sheet
+    from dynimg_plugin.video import Clip
 
     config = DynImgConfig.from_dict(
         {
@@ -61,7 +64,7 @@ def compose(
             "patch_size": patch_size,
         }
     )
-    dynimgs = compose_video(video, config, seed=seed)
+    dynimgs = compose_video(Clip(video, start, end), config, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet(dynimgs, annotate=annotate, patch_size=patch_size if grid else None).save(output)
     record = dynimgs[0].record

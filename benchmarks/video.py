@@ -1,0 +1,322 @@
+"""The video path against decord, torchcodec, lmms-eval's PyAV loader and the floor, on files that this script makes.
+
+Every loader delivers the same 20 frames (those that `auto` picks for 4 DynImgs) and has them painted into DynImgs by
+the same code. The floor is told the times beforehand and only opens, seeks, decodes and paints; the others too are told
+the times, but our loader has to find them. lmms-eval's loader knows no times: it takes 20 uniform frames.
+
+    python benchmarks/video.py --quick               two files, under a minute once they are made
+    python benchmarks/video.py --json video.json     all files; they stay in --files for the next run
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+FPS, SEGMENT_SECONDS = 30, 30
+SIZES = {"360p": (640, 360), "1080p": (1920, 1080)}
+LOADERS = ["floor", "ours", "torchcodec", "decord", "lmms-eval"]
+LONGEST_FOR_LMMS_EVAL = 180  # seconds; it decodes everything up to the last frame
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file: size by name, distance of I-frames, seconds."""
+
+    size: str
+    gop: int
+    seconds: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.size}_gop{self.gop}_{self.seconds}s"
+
+
+FULL = [Case(size, gop, seconds) for size in SIZES for gop in (12, 48, 250) for seconds in (5, 30, 180, 1800)]
+QUICK = [Case("360p", 48, 30), Case("360p", 250, 5)]
+
+
+def frames(size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
+    """A textured background that drifts, with noise and three moving boxes: (H, W, 3) uint8."""
+    width, height = size
+    rng = np.random.default_rng(0)
+    texture = np.kron(rng.integers(0, 256, (height // 8 + 1, width // 4 + 1, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    grain = rng.integers(-6, 7, (4, height, width, 1), dtype=np.int16)
+    for i in range(count):
+        at = i % width
+        frame = texture[:height, at : at + width].astype(np.int16) + grain[i % 4]
+        for k, colour in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255))):
+            y, x = height * (k + 1) // 5, (i * (3 + 2 * k) * width // 640) % (width - width // 8)
+            frame[y : y + height // 8, x : x + width // 8] = colour
+        yield np.clip(frame, 0, 255).astype(np.uint8)
+
+
+def encode(path: Path, case: Case, seconds: int) -> None:
+    with av.open(str(path), "w") as container:
+        options = {"preset": "veryfast", "sc_threshold": "0", "crf": "28"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height = SIZES[case.size]
+        stream.pix_fmt, stream.gop_size = "yuv420p", case.gop
+        for frame in frames(SIZES[case.size], FPS * seconds):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def repeat(segment: Path, path: Path, times: int) -> None:
+    """Copy the packets of a segment several times, one after the other, without coding them again."""
+    with av.open(str(segment)) as source, av.open(str(path), "w") as target:
+        read = source.streams.video[0]
+        write = target.add_stream_from_template(read)
+        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in source.demux(read) if p.size]
+        length = round(SEGMENT_SECONDS / read.time_base)
+        for turn in range(times):
+            for data, pts, dts, key in packets:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = write, read.time_base, key
+                packet.pts, packet.dts = pts + turn * length, dts + turn * length
+                target.mux(packet)
+
+
+def make(case: Case, folder: Path) -> Path:
+    path = folder / f"{case.name}.mp4"
+    if path.is_file():
+        return path
+    print(f"making {path.name}", file=sys.stderr)
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    if case.seconds <= SEGMENT_SECONDS:
+        encode(unfinished, case, case.seconds)
+    else:
+        segment = make(Case(case.size, case.gop, SEGMENT_SECONDS), folder)
+        repeat(segment, unfinished, case.seconds // SEGMENT_SECONDS)
+    return unfinished.rename(path)
+
+
+# ---- the loaders: (path, times in ticks or None) -> DynImgs --------------------------------------------------------
+
+
+def picked_times(path: Path) -> tuple[list[int], float]:
+    """Times of the 20 frames in ticks of the file, and the length of a tick in seconds."""
+    from dynimg_plugin.video import open_video, sample
+
+    with open_video(path) as video:
+        groups = sample(video.index, num_images=4, num_prompts=4)
+        return [pick.time for group in groups for pick in group], video.index.tick_seconds
+
+
+def paint(images: Iterator[tuple[int, np.ndarray]]) -> object:
+    """Compose 20 frames into DynImgs with the package's own code: five to a DynImg, the first a key frame."""
+    from dynimg_plugin import DynImgConfig
+    from dynimg_plugin.composition import Canvases
+    from dynimg_plugin.video import Frame
+
+    canvases = Canvases(DynImgConfig())
+    for i, image in images:
+        canvases.paint(Frame(image, 0.0), i // 5, i % 5)
+    return canvases.dynimgs(lambda places: {})
+
+
+def ours(path: Path, times: list[int], tick: float) -> object:
+    from dynimg_plugin import compose
+
+    return compose(path)
+
+
+def floor(path: Path, times: list[int], tick: float) -> object:
+    return paint(floor_frames(path, times))
+
+
+def floor_frames(path: Path, times: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Open; a seek and one packet for an I-frame, a seek and a walk for a run of frames after one; convert."""
+    keys = KEYS[path.name]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        order = sorted(range(len(times)), key=times.__getitem__)
+        for key, run in itertools.groupby(order, key=lambda i: max(k for k in keys if k <= times[i])):
+            wanted = list(run)
+            container.seek(key, stream=stream, backward=True)
+            if [times[i] for i in wanted] == [key]:
+                packet = next(packet for packet in container.demux(stream) if packet.pts == key)
+                frames = [*packet.decode(), *stream.codec_context.decode(None)]
+                yield wanted[0], frames[0].to_ndarray(format="rgb24")
+                continue
+            shown = None
+            for frame in container.decode(stream):
+                while wanted and frame.pts > times[wanted[0]]:
+                    yield wanted.pop(0), shown.to_ndarray(format="rgb24")
+                if not wanted:
+                    break
+                shown = frame
+            yield from ((i, shown.to_ndarray(format="rgb24")) for i in wanted)
+
+
+KEYS: dict[str, tuple[int, ...]] = {}
+
+
+def torchcodec(path: Path, times: list[int], tick: float) -> object:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
+    order = sorted(range(len(times)), key=times.__getitem__)
+    batch = decoder.get_frames_played_at([(times[i] + 0.5) * tick for i in order]).data
+    return paint((i, frame.numpy()) for i, frame in zip(order, batch, strict=True))
+
+
+def decord(path: Path, times: list[int], tick: float) -> object:
+    import decord
+
+    reader = decord.VideoReader(str(path), num_threads=1)
+    order = sorted(range(len(times)), key=times.__getitem__)
+    batch = reader.get_batch([int((times[i] + 0.5) * tick * FPS) for i in order]).asnumpy()
+    return paint((i, frame) for i, frame in zip(order, batch, strict=True))
+
+
+def lmms_eval(path: Path, times: list[int], tick: float) -> object:
+    from lmms_eval.models.model_utils.load_video import read_video
+
+    return paint(enumerate(read_video(str(path), num_frm=20)))
+
+
+RUN: dict[str, Callable[[Path, list[int], float], object]] = {
+    "floor": floor,
+    "ours": ours,
+    "torchcodec": torchcodec,
+    "decord": decord,
+    "lmms-eval": lmms_eval,
+}
+
+
+# ---- measuring: each loader on each file in a process of its own -----------------------------------------------------
+
+
+def measure(loader: str, path: Path, warm_up: Path, repeats: int) -> dict[str, float]:
+    """Median CPU milliseconds of a load, and the growth of peak memory over the loaded libraries in MB."""
+    for file in {path, warm_up}:
+        KEYS[file.name] = iframes(file)
+    times, tick = picked_times(path)
+    RUN[loader](warm_up, *picked_times(warm_up))
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before, seconds = peak_memory(), []
+    for _ in range(repeats):
+        start = cpu_seconds()
+        RUN[loader](path, times, tick)
+        seconds.append(cpu_seconds() - start)
+    return {"cpu_ms": 1000 * statistics.median(seconds), "growth_mb": peak_memory() - before}
+
+
+def iframes(path: Path) -> tuple[int, ...]:
+    """What the floor is told beforehand."""
+    from dynimg_plugin.video import open_video
+
+    with open_video(path) as video:
+        return video.index.iframes
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def peak_memory() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def check(path: Path, segment: Path) -> None:
+    """Our 20 frames equal a full decode of the segment that the file repeats, pixel for pixel; else SystemExit."""
+    from dynimg_plugin.video import open_video
+
+    with open_video(segment) as video, av.open(str(segment)) as container:
+        length = round(SEGMENT_SECONDS / video.index.tick_seconds)
+        whole = video.index.last + video.index.frame_ticks <= length
+        wanted = {time % length if whole else time for time in picked_times(path)[0]}
+        expected, shown = {}, None
+        for frame in container.decode(video=0):
+            expected |= {time: shown for time in wanted if time not in expected and frame.pts > time}
+            shown = (
+                frame.to_ndarray(format="rgb24") if any(t not in expected and frame.pts <= t for t in wanted) else shown
+            )
+        expected |= {time: shown for time in wanted if time not in expected}
+    with open_video(path) as video:
+        for time, frame in video.read(picked_times(path)[0]):
+            if not np.array_equal(frame.pixels, expected[time % length if whole else time]):
+                raise SystemExit(f"{path.name}: the frame at {time} differs from a full decode; nothing was timed")
+
+
+def run(case: Case, loader: str, folder: Path, repeats: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", loader, "--files", str(folder), "--repeats", str(repeats)]
+    done = subprocess.run([*command, "--case", json.dumps(asdict(case))], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{loader} failed on {case.name}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: list[dict[str, object]], loaders: list[str]) -> str:
+    head = "| file | I-frames used | " + " | ".join(f"{name} ms" for name in loaders) + " | ours / floor | ours MB |"
+    lines = [head, "|---" * (len(loaders) + 4) + "|"]
+    for row in rows:
+        found: dict[str, dict[str, float]] = row["loaders"]  # type: ignore[assignment]
+        cells = [f"{found[name]['cpu_ms']:.0f}" if name in found else "" for name in loaders]
+        ratio = found["ours"]["cpu_ms"] / found["floor"]["cpu_ms"]
+        growth = found["ours"]["growth_mb"]
+        lines.append(f"| {row['file']} | {row['iframes_used']} | {' | '.join(cells)} | {ratio:.2f} | {growth:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two small files, three repeats")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "dynimg_benchmark_video")
+    parser.add_argument("--repeats", type=int, default=0, help="loads per measurement (default 7, quick 3)")
+    parser.add_argument("--one", choices=LOADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    given.files.mkdir(parents=True, exist_ok=True)
+    if given.one:
+        case = Case(**json.loads(given.case))
+        warm_up = make(Case(case.size, case.gop, 5), given.files)
+        print(json.dumps(measure(given.one, make(case, given.files), warm_up, given.repeats)))
+        return
+    from dynimg_plugin import compose
+
+    names = {"lmms-eval": "lmms_eval"}
+    loaders = [name for name in LOADERS if name in ("floor", "ours") or importlib.util.find_spec(names.get(name, name))]
+    print(f"loaders: {', '.join(loaders)}; not installed: {', '.join(set(LOADERS) - set(loaders)) or 'none'}")
+    rows, started = [], time.time()
+    for case in QUICK if given.quick else FULL:
+        path = make(case, given.files)
+        segment = (
+            path if case.seconds <= SEGMENT_SECONDS else make(Case(case.size, case.gop, SEGMENT_SECONDS), given.files)
+        )
+        check(path, segment)
+        repeats = given.repeats or (3 if given.quick else 7)
+        found = {
+            name: run(case, name, given.files, 1 if name == "lmms-eval" and case.seconds > 30 else repeats)
+            for name in loaders
+            if name != "lmms-eval" or case.seconds <= LONGEST_FOR_LMMS_EVAL
+        }
+        record = compose(path)[0].record
+        rows.append({"file": case.name, "iframes_used": record["iframes_used"], "loaders": found})
+        print(table(rows[-1:], loaders).splitlines()[-1], flush=True)
+    print(f"\n{table(rows, loaders)}\n\n{time.time() - started:.0f} s")
+    if given.json:
+        given.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
