@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dynimg_plugin.video.decode import FileVideo
 from dynimg_plugin.video.errors import VideoError
 from dynimg_plugin.video.frame import Frame
-from dynimg_plugin.video.frames import FrameVideo
+from dynimg_plugin.video.frames import FrameVideo, is_folder
 from dynimg_plugin.video.reader import VideoLimits
 from dynimg_plugin.video.sampling import Pick, VideoIndex, sample
 
@@ -51,7 +51,7 @@ def open_video(
         VideoError: with the source and the reason.
     """
     if isinstance(source, str | Path):
-        if Path(source).is_dir():
+        if is_folder(source):
             return FrameVideo.from_folder(source, fps=fps)
         return FileVideo(source, limits=limits, fast_between=fast_between)
     if isinstance(source, bytes | bytearray):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import io
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -37,18 +39,17 @@ class FileVideo:
         self, source: Any, *, limits: VideoLimits | None = None, fast_between: bool = False, name: str | None = None
     ) -> None:
         self.name = name or str(source)
-        if isinstance(source, str | Path) and not Path(source).is_file():
-            raise VideoError(source, "no such file")
+        _check_source(source, self.name)
         self.path = "seek"
         self._fast_between = fast_between
         self._reader = Reader(source, self.name, limits or VideoLimits())
         try:
             with as_video_errors(self.name):
+                self._reader.reopen()
                 self.index = build_index(self._reader)
-        except VideoError:
+        except BaseException:
             self.close()
             raise
-        self._pixel_aspect = float(self._reader.stream.sample_aspect_ratio or 1)
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +68,7 @@ class FileVideo:
     def activity(self) -> list[tuple[int, int]]:
         """(time, bytes) of the frames between the I-frames: the codec's own measure of change."""
         with as_video_errors(self.name):
-            return activity(self._reader)
+            return activity(self._reader, self.index.kind == "count")
 
     def frames_at(self, times: Sequence[int]) -> list[Frame]:
         """The frame shown at each of `times` (in index ticks): the last one that starts no later."""
@@ -95,12 +96,14 @@ class FileVideo:
 
         for key, times in groupby(wanted, key=group):
             todo = list(times)
-            if not self._reader.seek(min(key, todo[0])):
+            start = min(key, todo[0])
+            if not self._reader.seek(start):
                 return
-            yield from self._one_packet(key) if todo == [key] else self._walk(todo)
+            yield from self._one_packet(key) if todo == [key] else self._walk(todo, start)
 
     def _one_packet(self, key: int) -> Iterator[tuple[int, Any]]:
         """An I-frame needs its own packet alone; leading packets of an open group of pictures are passed over."""
+        self._reader.skip("DEFAULT")
         for count, packet in enumerate(self._reader.packets()):
             if packet.pts == key and packet.size:
                 frames = [*self._reader.decode(packet), *self._reader.decode(None)]
@@ -109,21 +112,21 @@ class FileVideo:
             if count > FAR:
                 return
 
-    def _walk(self, todo: list[int]) -> Iterator[tuple[int, Any]]:
-        """Decode forward until the last of `todo`; stop where the seek turns out to have landed too late."""
+    def _walk(self, todo: list[int], start: int) -> Iterator[tuple[int, Any]]:
+        """Decode forward until the last of `todo`; stop where the frame at `start` does not come out of the decoder."""
         self._reader.skip("NONREF" if self._fast_between else "DEFAULT")
         shown = None
         for packet in self._reader.packets():
             for frame in self._reader.decode(packet if packet.size else None):
                 while todo and frame.pts is not None and frame.pts >= todo[0]:
                     best = frame if frame.pts == todo[0] else shown
-                    if best is None:
+                    if best is None or best.pts < start:
                         return
                     yield todo.pop(0), best
                 if not todo:
                     return
-                shown = frame
-        if shown is not None and shown.pts is not None:
+                shown = frame if frame.pts is not None else shown
+        if shown is not None and shown.pts >= start:
             yield from ((time, shown) for time in todo)
 
     def _in_one_pass(self, missing: list[int]) -> Iterator[tuple[int, Frame]]:
@@ -152,4 +155,23 @@ class FileVideo:
 
     def _frame(self, time: int, frame: Any) -> Frame:
         seconds = (time - self.index.first) * self.index.tick_seconds
-        return Frame(frame, seconds, bool(frame.key_frame), bool(frame.is_corrupt), self._pixel_aspect)
+        return Frame(frame, seconds, bool(frame.key_frame), bool(frame.is_corrupt), self._reader.pixel_aspect)
+
+
+def _check_source(source: Any, name: str) -> None:
+    """Refuse what is no regular file before FFmpeg opens it: a pipe or a device would keep it waiting for ever."""
+    if isinstance(source, str | Path):
+        try:
+            kind = Path(source).stat().st_mode
+        except FileNotFoundError as error:
+            raise VideoError(name, "no such file") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+            raise VideoError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        if not stat.S_ISREG(kind):
+            raise VideoError(name, "is no regular file; a video must be a file that can be read twice")
+    elif isinstance(source, io.TextIOBase):
+        raise VideoError(name, 'is opened as text; open it with mode "rb"')
+    elif getattr(source, "closed", False):
+        raise VideoError(name, "is closed")
+    elif not getattr(source, "seekable", lambda: True)():
+        raise VideoError(name, "cannot seek; write it to a file first, or give its bytes")

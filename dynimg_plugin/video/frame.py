@@ -33,7 +33,7 @@ class Frame:
         """(H, W, 3) uint8 RGB, upright and with square pixels."""
         if isinstance(self.source, np.ndarray):
             return self.source
-        pixels = np.rot90(self.source.to_ndarray(format="rgb24"), k=self.source.rotation // 90)
+        pixels = np.rot90(self.source.to_ndarray(format="rgb24"), k=self._quarter_turns)
         height, width = self.shape
         if pixels.shape[:2] != (height, width):
             pixels = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
@@ -44,14 +44,18 @@ class Frame:
         """Height and width of `pixels`."""
         if isinstance(self.source, np.ndarray):
             return self.source.shape[:2]
-        height, width = self.source.height, round(self.source.width * self.pixel_aspect)
-        return (height, width) if self.source.rotation % 180 == 0 else (width, height)
+        height, width = self.source.height, max(1, round(self.source.width * self.pixel_aspect))
+        return (width, height) if self._quarter_turns % 2 else (height, width)
+
+    @property
+    def _quarter_turns(self) -> int:
+        """Counterclockwise; a display matrix may hold any angle."""
+        return round(self.source.rotation / 90)
 
     def scaled(self, height: int, width: int) -> np.ndarray | None:
         """(height, width, 3) straight from the decoder's scaler (bicubic, no antialiasing); None for an array."""
         if isinstance(self.source, np.ndarray):
             return None
-        turned = self.source.rotation % 180 != 0
-        stored = (width, height) if turned else (height, width)
+        stored = (width, height) if self._quarter_turns % 2 else (height, width)
         scaled = self.source.reformat(width=stored[1], height=stored[0], format="rgb24", interpolation="BICUBIC")
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), k=self.source.rotation // 90))
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), k=self._quarter_turns))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dynimg_plugin.video.errors import VideoError
 from dynimg_plugin.video.frame import Frame
@@ -41,7 +41,7 @@ class FrameVideo:
     @classmethod
     def from_folder(cls, folder: str | Path, *, fps: float = 1.0) -> FrameVideo:
         """Pictures of a folder, in the order of the numbers in their names (frame_2 before frame_10)."""
-        paths = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES), key=_natural)
+        paths = sorted((p for p in _listed(folder) if p.suffix.lower() in PICTURES and p.is_file()), key=_natural)
         if not paths:
             raise VideoError(folder, f"this folder holds no pictures; it may hold {', '.join(sorted(PICTURES))}")
         return cls(paths, fps=fps, name=str(folder))
@@ -71,9 +71,11 @@ class FrameVideo:
     def _pixels(self, frame: Any) -> np.ndarray:
         if isinstance(frame, str | Path):
             try:
+                if not Path(frame).is_file():
+                    raise FileNotFoundError("no such file")  # a pipe would be waited for
                 with Image.open(frame) as picture:
                     return np.array(picture.convert("RGB"))
-            except (OSError, UnidentifiedImageError) as error:
+            except Exception as error:  # Pillow's readers let out what they stumble over: SyntaxError, EOFError, ...
                 raise VideoError(self.name, f"{frame} is no picture ({error})") from error
         if isinstance(frame, Image.Image):
             return np.array(frame.convert("RGB"))
@@ -86,6 +88,21 @@ class FrameVideo:
                 f"a frame is {array.dtype} of shape {array.shape}; allowed: uint8 of shape (H, W, 3) or (3, H, W)",
             )
         return np.require(array, requirements=["C", "W"])
+
+
+def is_folder(source: str | Path) -> bool:
+    """False for what the system does not even look up, e.g. too long a name."""
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return False
+
+
+def _listed(folder: str | Path) -> list[Path]:
+    try:
+        return list(Path(folder).iterdir())
+    except OSError as error:
+        raise VideoError(folder, f"cannot be listed ({error.strerror})") from error
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

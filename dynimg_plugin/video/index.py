@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from av.packet import Packet
 
 from dynimg_plugin.video.errors import VideoError
@@ -27,11 +29,14 @@ def build_index(reader: Reader) -> VideoIndex:
     return _scan(reader)
 
 
-def activity(reader: Reader) -> list[tuple[int, int]]:
+def activity(reader: Reader, counted: bool) -> list[tuple[int, int]]:
     """(time, size in bytes) of every frame that can be shown and is no I-frame, in time order."""
     reader.reopen()
-    found = [(p.pts, p.size) for p in reader.packets() if p.size and p.pts is not None and not p.is_keyframe]
-    return sorted(found)
+    packets = [p for p in reader.packets() if p.size and not p.is_discard]
+    clock = range(len(packets)) if counted else [p.pts for p in packets]
+    return sorted(
+        (time, p.size) for time, p in zip(clock, packets, strict=True) if time is not None and not p.is_keyframe
+    )
 
 
 def _clock(reader: Reader) -> tuple[float, float]:
@@ -40,14 +45,21 @@ def _clock(reader: Reader) -> tuple[float, float]:
     return float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or 25)
 
 
+def _without_times(reader: Reader) -> bool:
+    """AVI stores the order of decoding alone; FFmpeg works out when a frame is shown for MPEG-4 but not for H.264."""
+    codec = reader.stream.codec_context
+    return reader.format == "avi" and codec.name in {"h264", "hevc"} and bool(codec.has_b_frames)
+
+
 def _hop(reader: Reader) -> VideoIndex | None:
     """Read one packet per group of pictures. None when the container's seeking cannot be trusted."""
     tick, rate = _clock(reader)
-    if not tick:
+    if not tick or _without_times(reader):
         return None
     frame_ticks = max(1, round(1 / (rate * tick)))
     start = reader.stream.start_time or 0
     packet = reader.next_packet() if reader.seek(start) else None
+    hidden = packet is not None and packet.is_discard
     keys: list[int] = []
     while packet is not None:
         if packet.pts is None or not packet.is_keyframe or len(keys) > MOST_HOPS:
@@ -56,12 +68,12 @@ def _hop(reader: Reader) -> VideoIndex | None:
         if not packet.is_discard:  # a key packet before the edit list's start is not shown
             keys.append(current)
         packet = _next_key(reader, current, frame_ticks)
-    if not keys and reader.stream.frames == 0:
+    if (not keys and reader.stream.frames == 0) or _passed_over_a_key(reader, keys):
         return None
     last = _last_shown(reader, keys[-1] if keys else start, keys)
     if last is None:
         return None
-    return VideoIndex(tuple(keys), min([start, *keys[:1]]), last, frame_ticks, tick, "hop")
+    return VideoIndex(tuple(keys), start if hidden or not keys else keys[0], last, frame_ticks, tick, "hop")
 
 
 def _next_key(reader: Reader, current: int, frame_ticks: int) -> Packet | None:
@@ -75,6 +87,16 @@ def _next_key(reader: Reader, current: int, frame_ticks: int) -> Packet | None:
             return packet
         step = frame_ticks if step < frame_ticks else 2 * step
     return None
+
+
+def _passed_over_a_key(reader: Reader, keys: list[int]) -> bool:
+    """Whether the first group of pictures holds a second key packet: Matroska's table need not name them all."""
+    if "mov" in reader.format or len(keys) < 2 or not reader.seek(keys[0]):
+        return False
+    for packet in reader.packets():
+        if packet.is_keyframe and packet.pts is not None and packet.pts > keys[0]:
+            return bool(packet.pts < keys[1])
+    return False
 
 
 def _last_shown(reader: Reader, key: int, keys: list[int]) -> int | None:
@@ -91,11 +113,13 @@ def _last_shown(reader: Reader, key: int, keys: list[int]) -> int | None:
 
 
 def _scan(reader: Reader) -> VideoIndex:
-    """Read every packet's header. Files without times (raw H.264) are counted in frames instead."""
+    """Read every packet's header. Files without a clock that rises (raw H.264) are counted in frames."""
     tick, rate = _clock(reader)
-    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in reader.packets() if p.size]
-    shown = [(pts, key) for pts, key, discard in packets if pts is not None and not discard]
-    counted = not tick or 2 * len(shown) < len(packets)
+    packets = [(p.pts, p.is_keyframe, p.dts) for p in reader.packets() if p.size and not p.is_discard]
+    shown = [(pts, key) for pts, key, _ in packets if pts is not None]
+    decoded = [dts for *_, dts in packets if dts is not None]
+    restarts = any(later < earlier for earlier, later in pairwise(decoded))  # one recording appended to another
+    counted = not tick or _without_times(reader) or restarts or 2 * len(shown) < len(packets)
     if counted:
         tick, shown = 1 / rate, [(i, key) for i, (_, key, _) in enumerate(packets)]
     if not shown:
