@@ -113,8 +113,12 @@ class DynImgProcessor(ProcessorMixin):
         if unknown:
             raise TypeError(f"DynImgProcessor takes no {', '.join(unknown)}; see its docstring and the tokenizer's")
         first = self.tokenizer.bos_token
-        if first and all(prompt.startswith(first) for prompt in expanded):  # a template that wrote it already
-            kwargs.setdefault("add_special_tokens", False)
+        if (
+            first
+            and kwargs.get("add_special_tokens", True)
+            and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        ):  # the tokenizer writes it again where a template has written it
+            expanded = [prompt.removeprefix(first) for prompt in expanded]
         data = dict(self.tokenizer(expanded, **kwargs))
         self._check_placeholders(data["input_ids"], visuals)
         shown = [visual for visual in visuals if visual]
