@@ -11,6 +11,7 @@ from conftest import moving_square
 from PIL import Image, ImageFile
 
 from dynimg_plugin import DynImgConfig, VideoError, compose
+from dynimg_plugin.composition import fit
 from dynimg_plugin.video import open_video
 from dynimg_plugin.video.write import write_video
 
@@ -55,7 +56,7 @@ def encode(container, codec, timed_frames, **settings):
     stream = container.add_stream(codec, rate=16, options={"threads": "1", "sc_threshold": "0"})
     stream.width, stream.height, stream.pix_fmt, stream.gop_size = 160, 120, "yuv420p", 12
     for name, value in settings.items():
-        setattr(stream.codec_context, name, value)
+        setattr(stream if name in {"width", "height"} else stream.codec_context, name, value)
     for pts, pixels in timed_frames:
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts, frame.time_base = pts, Fraction(1, 16)
@@ -398,3 +399,106 @@ def test_a_video_error_is_a_value_error_that_keeps_path_and_reason():
 def test_the_iframe_policy_on_frames_without_iframes_names_the_source(video_array):
     with pytest.raises(VideoError, match=r"frames: .*needs I-frames"):
         compose(video_array, DynImgConfig(sampling="iframe"))
+
+
+def burst(start, stop, count=160):
+    """A still picture over which a square moves from frame `start` to frame `stop`."""
+    still = next(moving_square(1))
+    for number in range(count):
+        frame = still.copy()
+        if start <= number < stop:
+            left = (number - start) * 128 // (stop - start)
+            frame[70:102, left : left + 32] = (40, 40, 250)
+        yield frame
+
+
+def numbers(path, seed=None, **options):
+    """Frame numbers of every DynImg, key frame first."""
+    dynimgs = compose(path, DynImgConfig(**options), seed=seed)
+    return [[round(place.pts_seconds * 16) for place in dynimg.frames] for dynimg in dynimgs]
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+@pytest.mark.parametrize("gop", [250, 40])
+@pytest.mark.parametrize("b_frames", ["0", "3"])
+@pytest.mark.parametrize(("start", "stop", "image"), [(65, 75, 1), (85, 95, 2), (124, 136, 3)])
+def test_motion_puts_the_prompts_where_the_picture_changes(start, stop, image, b_frames, gop, seed, tmp_path):
+    path = write_video(tmp_path / "burst.mp4", burst(start, stop), fps=16, gop=gop, options={"bf": b_frames})
+    groups = numbers(path, seed, sampling="motion")
+    key, *prompts = groups[image]
+    near = [number for number in prompts if (number < key) == (start < key)]
+    assert len(near) == 2
+    assert all(start - 1 <= number <= stop for number in near)  # the first frame after the burst shows its end
+    assert [group[0] for group in groups] == [20, 60, 100, 140]
+
+
+@pytest.mark.parametrize("b_frames", ["0", "3"])
+@pytest.mark.parametrize("gop", [250, 40, 16])
+def test_motion_spreads_the_prompts_of_a_still_clip_evenly(gop, b_frames, tmp_path):
+    path = write_video(tmp_path / "still.mp4", burst(0, 0), fps=16, gop=gop, options={"bf": b_frames})
+    for group in numbers(path, sampling="motion"):
+        gaps = np.diff(sorted(group))
+        assert gaps.min() >= 4
+        assert gaps.max() <= 16
+
+
+def test_motion_without_frames_between_the_iframes_is_auto(tmp_path):
+    path = write_video(tmp_path / "intra.mp4", burst(65, 75), fps=16, gop=1)
+    assert numbers(path, sampling="motion") == numbers(path, sampling="auto")
+    assert numbers(path, 3, sampling="motion") == numbers(path, 3, sampling="auto")
+
+
+def test_seeds_draw_other_prompts_with_motion_too(tmp_path):
+    path = write_video(tmp_path / "burst.mp4", burst(40, 120), fps=16)
+    drawn = [numbers(path, seed, sampling="motion") for seed in (None, 0, 1)]
+    assert drawn == [numbers(path, seed, sampling="motion") for seed in (None, 0, 1)]
+    assert drawn[0] != drawn[1] != drawn[2]
+
+
+def test_the_bytes_of_iframes_do_not_count_as_motion(made):
+    with open_video(made("b_frames.mp4")) as video:
+        times = {time for time, _ in video.activity()}
+        assert len(times) == 48 - 4
+        assert not times & set(video.index.iframes)
+
+
+@pytest.mark.parametrize("name", IN_THIS_BUILD)
+def test_fast_between_shows_a_close_neighbour_from_the_same_group_of_pictures(name, made):
+    exact, fast = open_video(made(name)), open_video(made(name), fast_between=True)
+    index = exact.index
+    frame = index.frame_ticks * index.tick_seconds
+    times = [index.first + (index.last - index.first) * i // 60 for i in range(61)]
+    for time, a, b in zip(times, exact.frames_at(times), fast.frames_at(times), strict=True):
+        assert 0 <= a.pts_seconds - b.pts_seconds < 4.5 * frame
+        key = max((t for t in index.iframes if t <= time), default=index.first)
+        assert b.pts_seconds >= (key - index.first) * index.tick_seconds - 1e-9
+    iframes = list(index.iframes)
+    pairs = zip(exact.frames_at(iframes), fast.frames_at(iframes), strict=True)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in pairs)
+
+
+def landscape(height=240, width=320):
+    """Sky, hills and fine texture: smooth and sharp parts, as photographs have."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width] / height
+    hills = 0.6 + 0.1 * np.sin(6 * x) + 0.05 * np.sin(17 * x)
+    texture = np.repeat(np.repeat(rng.normal(0, 18, (height // 4, width // 4)), 4, 0), 4, 1)
+    planes = [np.where(y > hills, ground + texture, sky - 90 * y) for ground, sky in ((70, 150), (110, 190), (60, 240))]
+    return np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_the_fast_resize_is_close_to_the_exact_one(ratio, degrees, tmp_path):
+    path = tmp_path / "plain.mp4"
+    with av.open(str(path), "w") as container:
+        encode(container, "libx264", [(0, landscape())], width=320, height=240, sample_aspect_ratio=Fraction(ratio))
+    if degrees:
+        path = rotated(tmp_path / "turned.mp4", path, degrees)
+    (frame,) = open_video(path).frames_at([0])
+    wide = (240, 320 * ratio)
+    assert frame.shape == frame.pixels.shape[:2] == (wide[::-1] if degrees % 180 else wide)
+    for height, width in ((280, 378), (98, 91), (378, 378)):
+        exact, fast = (fit(frame, height, width, resize=resize) for resize in ("exact", "fast"))
+        assert exact.shape == fast.shape == (3, height, width)
+        assert (exact.float() - fast.float()).abs().mean() < 6

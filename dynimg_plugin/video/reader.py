@@ -131,7 +131,7 @@ class Reader:
             except StopIteration:
                 self._check_time()  # an interrupted read looks like the end
                 return
-            except (av.error.FFmpegError, OSError):  # a file that is cut short ends here
+            except (av.error.FFmpegError, OSError, IndexError):  # cut short; IndexError: PyAV met an unannounced stream
                 self._check_time()
                 self.damaged = True
                 return

@@ -97,7 +97,7 @@ def sample(
         for low, high, count in ((start, key, earlier), (after, stop, num_prompts - earlier)):
             busy = [(time, size - quiet) for time, size in activity if low <= time < high]
             if policy == "motion" and len(busy) >= count:
-                times += _busiest(busy, count, rng)
+                times += _busiest(busy, count, quiet / 4 + 1e-6, rng)
                 continue
             side = [time for time in iframes if low <= time < high]
             pool = side or [key] if only_iframes else []  # what may be shown twice rather than an in-between frame
@@ -129,14 +129,16 @@ def _prompts(side: _Side, count: int, rng: random.Random | None) -> list[int]:
     return sorted(pick for pick in picks if pick is not None)
 
 
-def _busiest(busy: list[tuple[int, float]], count: int, rng: random.Random | None) -> list[int]:
+def _busiest(busy: list[tuple[int, float]], count: int, floor: float, rng: random.Random | None) -> list[int]:
     """`count` times at even steps of the bytes beyond the clip's median, so close together where much changes.
+
+    `floor` bytes for every frame keep the steps even where next to nothing changes.
 
     Bytes beyond the median of eight frames, two prompts at 1/4 and 3/4 of their sum:
 
         0 0 1 9 8 0 0 0   ->   the frames with 9 and 8
     """
-    mass = list(accumulate(max(0.0, size) + 1e-6 for _, size in busy))
+    mass = list(accumulate(max(0.0, size) + floor for _, size in busy))
     picks: list[int] = []
     for i in range(count):
         share = (i + (rng.random() if rng else 0.5)) / count * mass[-1]
