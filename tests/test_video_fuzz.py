@@ -73,18 +73,18 @@ def fuzz(folder, seeds, log):
 
 def fuzz_in_a_process(folder, seeds, log):
     """Outcomes by seed; a process that dies names its seed and another one goes on behind it."""
-    context, results = multiprocessing.get_context("spawn"), {}
+    context, results, deaths = multiprocessing.get_context("spawn"), {}, {}
     while seeds:
         process = context.Process(target=fuzz, args=(folder, seeds, log))
         process.start()
         process.join()
         results |= {int(seed): result for seed, result in map(str.split, Path(log).read_text().splitlines())}
         died = [seed for seed in seeds if results.get(seed) == "started"]
-        results |= dict.fromkeys(died, f"died with {process.exitcode}")
+        deaths |= dict.fromkeys(died, f"died with {process.exitcode}")
         if process.exitcode == 0 or not died:
             break
         seeds = [seed for seed in seeds if seed not in results]
-    return results
+    return results | deaths
 
 
 @pytest.mark.slow
