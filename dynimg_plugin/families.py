@@ -46,9 +46,9 @@ class Patch:
     entry: str = "get_image_features"
     encode: Callable[[Any, Tensor], Tensor] = encode_llava
 
-    def tower(self, model: Any) -> tuple[int, int]:
-        """Patch grid and patch size of the model's vision tower, from its config."""
-        vision = model.config.vision_config
+    def tower(self, config: Any) -> tuple[int, int]:
+        """Patch grid and patch size of the vision tower, from the model's config."""
+        vision = config.vision_config
         return vision.image_size // vision.patch_size, vision.patch_size
 
 

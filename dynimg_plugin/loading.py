@@ -41,21 +41,42 @@ def load(
         FileNotFoundError: `base` is a folder without a config.json or without a processor.
         ValueError: unknown family, or an adapter that does not fit the base.
     """
-    check_checkpoint(base)
-    stored = stored_config(base, adapter)
-    if adapter is not None and config not in (None, stored):
+    grid, patch_size = check_checkpoint(base)
+    stored = stored_config(base, adapter).on_tower(grid=grid, patch_size=patch_size)
+    config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
+    if adapter is not None and config != stored:
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
-    config = config or stored
-    processor = AutoProcessor.from_pretrained(base)
+    base_processor = AutoProcessor.from_pretrained(base)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, device_map=device_map, output_loading_info=True
     )
     model, info = loaded
     apply_dynimg(model.eval(), config)
     if stored_theta := [name for name in info["unexpected_keys"] if THETA in name]:
+        if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
+            raise ValueError(
+                f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
+                f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
+            )
         _restore_theta(model, base, len(stored_theta))
-    processor = DynImgProcessor(processor, dynimg_config(model))
-    return (model if adapter is None else _with_adapter(model, adapter)), processor
+    return (model if adapter is None else _with_adapter(model, adapter)), DynImgProcessor(base_processor, config)
+
+
+def _restore_theta(model: Any, base: str | Path, count: int) -> None:
+    """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
+    folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))
+    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if THETA in name}
+    restored = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in filter(lambda name: THETA in name, tensors.keys()):
+                value, target = tensors.get_tensor(name), own[name.rpartition(".")[2]]
+                if value.shape != target.shape:
+                    raise ValueError(f"{name} of {base} has shape {tuple(value.shape)}, not {tuple(target.shape)}")
+                target.data.copy_(value)
+                restored += 1
+    if restored != count:
+        raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
 
 
 def stored_config(base: str | Path, adapter: str | Path | None = None) -> DynImgConfig:
@@ -70,16 +91,22 @@ def stored_config(base: str | Path, adapter: str | Path | None = None) -> DynImg
     return DynImgConfig() if path is None else DynImgConfig.from_pretrained(path.parent)
 
 
-def check_checkpoint(base: str | Path) -> None:
-    """Raise FileNotFoundError or ValueError when `base` is no checkpoint of a supported family; loads no weights."""
+def check_checkpoint(base: str | Path) -> tuple[int, int]:
+    """Patch grid and patch size of a checkpoint of a supported family, without loading weights.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or one without config or processor.
+        ValueError: its family is not supported.
+    """
     _check_folder(base)
-    find_patch(AutoConfig.from_pretrained(base).model_type)
+    config = AutoConfig.from_pretrained(base)
+    return find_patch(config.model_type).tower(config)
 
 
 def _check_folder(base: str | Path) -> None:
     folder = Path(base)
     if not folder.is_dir():
-        if folder.is_absolute() or len(folder.parts) > 2:
+        if folder.is_absolute() or len(folder.parts) != 2:
             raise FileNotFoundError(f"{base} is neither a folder nor a hub id like 'owner/name'")
         return
     if not (folder / "config.json").is_file():
@@ -91,36 +118,25 @@ def _check_folder(base: str | Path) -> None:
         )
 
 
-def _restore_theta(model: Any, base: str | Path, count: int) -> None:
-    """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
-    folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))
-    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if THETA in name}
-    restored = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if THETA in name and own:
-                    own[name.rpartition(".")[2]].data.copy_(tensors.get_tensor(name))
-                    restored += 1
-    if own and restored != count:
-        raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
-
-
 def _with_adapter(model: Any, adapter: str | Path) -> Any:
     """Put the adapter on the patched model; peft itself drops keys that do not fit without a word."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    loaded = PeftModel.from_pretrained(model, adapter)
     stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
-    theta = [name for name in stored if THETA in name]
-    if stored - taken or (dynimg_config(loaded).rope_4d and not theta):
-        missing = sorted(stored - taken)[:5] or ["no theta_t, theta_h, theta_w in the adapter"]
+    if dynimg_config(model).rope_4d and not any(THETA in name for name in stored):
         raise ValueError(
-            f"adapter {adapter} does not fit this base: {', '.join(missing)}. Load it on the base model it was trained "
-            "on; training must save theta: LoraConfig(modules_to_save=['rotary_emb', ...])"
+            f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
+            "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
         )
+    try:
+        loaded = PeftModel.from_pretrained(model, adapter)
+    except (KeyError, RuntimeError) as error:  # missing parts, or shapes of another base
+        raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
+    taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
+    if stored != taken:
+        odd = [f"{name} {'has no place' if name in stored else 'is missing'}" for name in sorted(stored ^ taken)[:5]]
+        raise ValueError(f"adapter {adapter} does not fit this base: {', '.join(odd)}")
     return loaded.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -49,7 +48,7 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch
     if _is_peft(model):
         raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
     patch = patch or find_patch(model.config.model_type)
-    grid, patch_size = patch.tower(model)
+    grid, patch_size = patch.tower(model.config)
     config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
     core = model.get_submodule(patch.core)
     if session := getattr(core, "dynimg", None):
@@ -58,11 +57,20 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch
         logger.info("apply_dynimg: this model is patched already, nothing to do")
         return model
     layout = DynImgLayout.from_config(config)
-    session = Session(patch, config, layout, CoordinateTable.from_layout(layout), [])
+    session = Session(patch, config, layout, CoordinateTable.from_layout(layout))
+    overrides = [
+        (core, patch.entry, dynimg_features(type(core), patch.entry)),
+        (model, PREPARE, with_extra_inputs(type(model))),
+    ]
+    for owner, name, _ in overrides:  # before anything is changed
+        if name in owner.__dict__:
+            raise ValueError(
+                f"{type(owner).__name__}.{name} of this instance was replaced by other code; undo that first"
+            )
     if config.rope_4d:
         _wrap_rotary(core, session)
-    _override(core, patch.entry, dynimg_features(type(core), patch.entry))
-    _override(model, PREPARE, with_extra_inputs(type(model)))
+    for owner, name, function in overrides:  # bound to the instance, so that a copy of the model uses its own weights
+        owner.__dict__[name] = MethodType(function, owner)
     session.handles += [
         core.register_forward_pre_hook(session.before, with_kwargs=True),
         core.register_forward_hook(session.after, with_kwargs=True, always_call=True),
@@ -76,11 +84,14 @@ def remove_dynimg(model: Any) -> Any:
     if _is_peft(model):
         raise TypeError("this is a peft model: take the adapter off first, model = model.unload()")
     core, session = _patched(model)
+    decoder = core.get_submodule(session.patch.language_model)
+    rotary = decoder.get_submodule(session.patch.rotary)
+    if session.config.rope_4d and not isinstance(rotary, DynImgRotaryEmbedding):
+        raise TypeError(f"its rotary embedding is in use by {type(rotary).__name__}; take the adapter off first")
     for handle in session.handles:
         handle.remove()
     if session.config.rope_4d:
-        decoder = core.get_submodule(session.patch.language_model)
-        decoder.set_submodule(session.patch.rotary, decoder.get_submodule(session.patch.rotary).base)
+        decoder.set_submodule(session.patch.rotary, rotary.base)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
     return model
 
@@ -94,13 +105,6 @@ def _patched(model: Any) -> tuple[Any, Session]:
         if isinstance(session := module.__dict__.get("dynimg"), Session):
             return module, session
     raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
-
-
-def _override(owner: Any, name: str, function: Callable[..., Any]) -> None:
-    """A method of this instance alone; bound to it, so that a deep copy of the model uses its own weights."""
-    if name in owner.__dict__:
-        raise ValueError(f"{type(owner).__name__}.{name} of this instance was replaced by other code; undo that first")
-    owner.__dict__[name] = MethodType(function, owner)
 
 
 def _wrap_rotary(core: Any, session: Session) -> None:
@@ -146,8 +150,7 @@ class Description:
 def describe_dynimg(model: Any) -> Description:
     """What is patched, with which config, and how far theta has moved. ValueError when the model is not patched."""
     core, session = _patched(model)
-    wrappers = session.rotary(core)
-    active = wrappers[-1] if wrappers else None  # under peft the last one is the trained copy
+    active = _active_rotary(core, session)
     norms = {} if active is None else {a: t.detach().norm().item() for a, t in zip(AXES, active.thetas, strict=True)}
     return Description(
         family=session.patch.model_type,
@@ -156,6 +159,16 @@ def describe_dynimg(model: Any) -> Description:
         theta_norms=norms,
         implementation="off" if active is None else "reference (PyTorch)",
     )
+
+
+def _active_rotary(core: Any, session: Session) -> DynImgRotaryEmbedding | None:
+    """The wrapper that runs: under peft the active adapter's copy, or the original while adapters are off."""
+    if not session.config.rope_4d:
+        return None
+    rotary = core.get_submodule(session.patch.language_model).get_submodule(session.patch.rotary)
+    if isinstance(rotary, DynImgRotaryEmbedding):
+        return rotary
+    return rotary.original_module if rotary.disable_adapters else rotary.modules_to_save[rotary.active_adapters[0]]
 
 
 def dynimg_config(model: Any) -> DynImgConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from dynimg_plugin.video import VideoLimits
 from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row, tower_geometry
 
 VISUAL = ("video", "image")
+Group = list[Visual]
 # What apply_chat_template() hands on to __call__(); the rest are variables of the template.
 FOR_CALL = {*TextKwargs.__annotations__, "return_tensors", "seed", "fps", "return_coordinates"}
 
@@ -92,9 +94,10 @@ class DynImgProcessor(ProcessorMixin):
             text: prompts. A prompt with the image (or video) token has it replaced, one token per video; a prompt
                 without one is taken as a user's question and put into the chat template.
             videos: one video, or one per prompt: anything that compose() takes, Clips too; None in a list marks a
-                prompt without video. A list of paths is a list of videos.
-            images: precomposed DynImgs instead of videos: DynImg objects or images of the DynImg's size; one list per
-                prompt. One image token stands for one of them, or a single one for all of a prompt's.
+                prompt without video.
+            images: precomposed DynImgs instead of videos: DynImg objects or images (or their paths) of the DynImg's
+                size; one list per prompt, whose items may be lists, one per video. One image token stands for one
+                item, or a single one for all of a prompt's.
             seed: see compose(). fps: see compose().
             return_coordinates: add `rope4d_coords` (b, s, 3), which chunked prefill needs.
             kwargs: for the tokenizer: padding, padding_side, truncation, max_length, return_tensors, ...
@@ -107,7 +110,7 @@ class DynImgProcessor(ProcessorMixin):
             raise ValueError("text is missing; give one prompt per video")
         prompts = [text] if isinstance(text, str) else list(text)
         visuals = self._visuals(images, videos, len(prompts), seed, fps)
-        expanded = [self._expand(prompt, visual) for prompt, visual in zip(prompts, visuals, strict=True)]
+        expanded = [self._expand(prompt, groups) for prompt, groups in zip(prompts, visuals, strict=True)]
         tensors = kwargs.pop("return_tensors", None)
         unknown = sorted(set(kwargs) - set(TextKwargs.__annotations__))
         if unknown:
@@ -121,7 +124,7 @@ class DynImgProcessor(ProcessorMixin):
             expanded = [prompt.removeprefix(first) for prompt in expanded]
         data = dict(self.tokenizer(expanded, **kwargs))
         self._check_placeholders(data["input_ids"], visuals)
-        shown = [visual for visual in visuals if visual]
+        shown = [[visual for group in groups for visual in group] for groups in visuals if groups]
         if shown:
             data["pixel_values"] = self._pixel_values(shown)
             if self.config.t_mode == "time":
@@ -143,7 +146,7 @@ class DynImgProcessor(ProcessorMixin):
         if not tokenize:
             return texts if batch is conversation else texts[0]
         videos = [_media(talk, "video") for talk in batch]
-        images = [[open_picture(image) for image in _media(talk, "image")] for talk in batch]
+        images = [_media(talk, "image") for talk in batch]
         inputs = self(text=texts, videos=_or_none(videos), images=_or_none(images), **for_call)
         return inputs if as_dict else inputs["input_ids"]
 
@@ -151,21 +154,19 @@ class DynImgProcessor(ProcessorMixin):
         """The DynImgs that `videos=` would make of one video; give them back as `images=`."""
         return compose(video, self.config, seed=seed, fps=fps, limits=self.limits)
 
-    def _visuals(self, images: Any, videos: Any, rows: int, seed: int | None, fps: float) -> list[list[Visual]]:
-        """The DynImgs of every prompt."""
+    def _visuals(self, images: Any, videos: Any, rows: int, seed: int | None, fps: float) -> list[list[Group]]:
+        """Of every prompt, the DynImgs in groups for one image token each: those of a video, or one picture."""
         if images is not None and videos is not None:
             raise ValueError("give videos= or images= (precomposed DynImgs), not both")
-        if videos is None:
-            given = per_row(images, rows, is_picture) if images is not None else [[] for _ in range(rows)]
-        else:
-            given = [
-                [image for video in row for image in self.compose(video, seed=seed, fps=fps)]
-                for row in per_row(videos, rows, is_video)
-            ]
-        return [[self._visual(image) for image in row] for row in given]
+        if videos is not None:
+            made = per_row(videos, rows, is_video)
+            return [[[self._visual(d) for d in self.compose(v, seed=seed, fps=fps)] for v in row] for row in made]
+        given = per_row(images, rows, is_picture) if images is not None else [[] for _ in range(rows)]
+        return [[[self._visual(d) for d in (e if isinstance(e, list | tuple) else [e])] for e in row] for row in given]
 
     def _visual(self, image: Any) -> Visual:
         """A DynImg at the tower's image size: padded right and below by edge copy, never resized."""
+        image = open_picture(image)
         pictures = image.images if isinstance(image, DynImg) else (image,)
         pixels = torch.stack([as_tensor(picture) for picture in pictures])
         side, size = pixels.shape[-1], self.image_size
@@ -181,20 +182,23 @@ class DynImgProcessor(ProcessorMixin):
         padded = F.pad(pixels.float(), (0, size - side, 0, size - side), mode="replicate").to(torch.uint8)
         return Visual(padded, image if isinstance(image, DynImg) else None)
 
-    def _expand(self, prompt: str, visual: list[Visual]) -> str:
-        """Replace each image token by the tokens of what it stands for."""
+    def _expand(self, prompt: str, groups: list[Group]) -> str:
+        """Replace each image token by the tokens of its group; a single one may stand for all precomposed DynImgs."""
         tokens = {self.image_token, getattr(self.base, "video_token", "<video>")}
         marker = re.compile("|".join(map(re.escape, tokens)))
         found = len(marker.findall(prompt))
-        if visual and not found:
+        if groups and not found:
             prompt, found = self._as_question(prompt), 1
-        if found and (len(visual) % found or not visual):
+        sizes = [len(group) for group in groups]
+        if found == 1 and len(groups) > 1:
+            sizes = [sum(sizes)]
+        if found != len(sizes):
             raise ValueError(
-                f"the prompt holds {found} {self.image_token} token(s) but {len(visual)} DynImgs came with it; "
-                "write one token per video, or one per precomposed DynImg"
+                f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
+                "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        run = self.image_token * (self.config.tokens_per_image * len(visual) // max(1, found))
-        return marker.sub(lambda _: run, prompt)
+        runs = iter(self.image_token * (self.config.tokens_per_image * size) for size in sizes)
+        return marker.sub(lambda _: next(runs), prompt)
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:
@@ -202,9 +206,10 @@ class DynImgProcessor(ProcessorMixin):
         content = [{"type": "video"}, {"type": "text", "text": question}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Visual]]) -> None:
-        for ids, visual in zip(input_ids, visuals, strict=True):
-            found, wanted = ids.count(self.image_token_id), len(visual) * self.config.tokens_per_image
+    def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Group]]) -> None:
+        for ids, groups in zip(input_ids, visuals, strict=True):
+            found = ids.count(self.image_token_id)
+            wanted = sum(map(len, groups)) * self.config.tokens_per_image
             if found != wanted:
                 raise ValueError(
                     f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "
@@ -225,10 +230,12 @@ class DynImgProcessor(ProcessorMixin):
         return (pixels * processor.rescale_factor - mean) / std
 
     def _times(self, visual: list[Visual]) -> Tensor:
+        """(images, frames); the clock of each video starts at 0 and ticks with its own frames."""
         images = [one.source for one in visual if one.source is not None]
         if len(images) < len(visual):
             raise ValueError("t_mode='time' needs the frames' times: give videos= or DynImg objects, not bare pictures")
-        return frame_times([[frame.pts_seconds for frame in image.frames] for image in images])
+        videos = [list(group) for _, group in groupby(images, key=lambda image: id(image.record))]
+        return torch.cat([frame_times([[f.pts_seconds for f in image.frames] for image in video]) for video in videos])
 
 
 def _as_images(message: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class DynImgRotaryEmbedding(nn.Module):
         device = next((buffer.device for buffer in base.buffers()), None)
         shape = (self.num_frequencies,) if num_layers is None else (num_layers, self.num_frequencies)
         for axis in AXES:
-            self.register_parameter(f"theta_{axis}", nn.Parameter(torch.zeros(shape, device=device)))
+            self.register_parameter(
+                f"theta_{axis}", nn.Parameter(torch.zeros(shape, device=device, dtype=torch.float32))
+            )
         self.coordinates: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:  # inv_freq, rope_type, attention_scaling, config: the base's
@@ -87,7 +89,7 @@ class DynImgRotaryEmbedding(nn.Module):
         """(cos, sin) in the dtype of `x`; with per-layer theta a LayerAngles in fp32 that the layers finish."""
         coordinates = self.coordinates
         if coordinates is None:
-            if not (torch.is_grad_enabled() and self.theta_t.requires_grad):
+            if not (torch.is_grad_enabled() and any(theta.requires_grad for theta in self.thetas)):
                 return self.base(x, position_ids, *args, **kwargs)
             # Text only: the same values, but theta stays in the graph, or data-parallel ranks wait for its gradient.
             coordinates = x.new_zeros(1, x.shape[1], 3)
@@ -106,9 +108,9 @@ def rotate(
 
     Sums of products rather than a matmul: autocast would run a matmul in bf16.
     """
-    angle = sum(coordinates[..., i : i + 1] * theta.float() for i, theta in enumerate(thetas))
-    assert isinstance(angle, Tensor)
-    angle = SPREAD[layout](angle)
+    t, h, w = coordinates.split(1, -1)
+    theta_t, theta_h, theta_w = (theta.float() for theta in thetas)
+    angle = SPREAD[layout](t * theta_t + h * theta_h + w * theta_w)
     turn_cos, turn_sin = angle.cos(), angle.sin()
     return (cos * turn_cos - sin * turn_sin).to(dtype), (sin * turn_cos + cos * turn_sin).to(dtype)
 
@@ -123,6 +125,8 @@ SPREAD: dict[str, Callable[[Tensor], Tensor]] = {
 
 def probe(base: nn.Module) -> tuple[str, int]:
     """Find the layout and the number of frequencies of a rotary embedding by running it at position 1."""
+    if isinstance(base, DynImgRotaryEmbedding):
+        raise ValueError("this rotary embedding is wrapped already")
     sin = _sin_at_one(base).reshape(-1)
     half = sin.numel() // 2
     if torch.equal(sin[:half], sin[half:]):
@@ -148,6 +152,6 @@ def _sin_at_one(base: nn.Module) -> Tensor:
             return out[1]
         failures.append(f"it returned {type(out).__name__}, not a real (cos, sin) pair")
     raise ValueError(
-        f"{type(base).__name__} cannot be wrapped: {failures[-1]}. Supported are rotary embeddings that return "
-        "(cos, sin); for this model use DynImgConfig(rope_4d=False)"
+        f"{type(base).__name__} cannot be wrapped: {'; '.join(dict.fromkeys(failures))}. Supported are "
+        "rotary embeddings that return (cos, sin); for this model use DynImgConfig(rope_4d=False)"
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import wraps
+from threading import RLock
+from types import MethodType
 from typing import Any
 
 import torch.nn.functional as F
@@ -26,6 +29,16 @@ class DynImgFeatures(BaseModelOutputWithPooling):
     """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill."""
 
 
+class Turn:
+    """A lock that a copy of the model does not share: coordinates wait on the module for one forward at a time."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Turn:
+        return Turn()
+
+
 @dataclass
 class Session:
     """What a patched model needs at run time; it hangs on the core as `dynimg`."""
@@ -34,58 +47,92 @@ class Session:
     config: DynImgConfig
     layout: DynImgLayout
     table: CoordinateTable
-    handles: list[Any]
+    handles: list[Any] = field(default_factory=list)
+    turn: Turn = field(default_factory=Turn)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a model patched with DynImg cannot be pickled; use save_pretrained(), or remove_dynimg() first"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        copied = Session(self.patch, self.config, self.layout, self.table)
+        memo[id(self)] = copied  # the copied hooks are bound to it
+        copied.handles = deepcopy(self.handles, memo)
+        return copied
 
     def rotary(self, core: Any) -> list[DynImgRotaryEmbedding]:
         """Found through the module in use, not remembered: peft and copies put their own in its place."""
-        decoder = core.get_submodule(self.patch.language_model)
-        owner = decoder.get_submodule(self.patch.rotary)
+        owner = core.get_submodule(self.patch.language_model).get_submodule(self.patch.rotary)
         return [module for module in owner.modules() if isinstance(module, DynImgRotaryEmbedding)]
 
     def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
+        rebind(core, self.patch.entry)
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
+        coordinates = None
         if self.config.rope_4d:
-            coordinates = self._coordinates(core, args, kwargs, explicit, times)
-            for module in self.rotary(core):
-                module.coordinates = coordinates
+            given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
+            given |= given.pop("kwargs", {})
+            coordinates = self._coordinates(core.config.image_token_id, given, explicit, times)
+        self.turn.lock.acquire()
+        for module in self.rotary(core):
+            module.coordinates = coordinates
         return args, kwargs
 
     def after(self, core: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Forward hook, called on errors too."""
         for module in self.rotary(core):
             module.coordinates = None
+        try:
+            self.turn.lock.release()
+        except RuntimeError:  # the pre-hook itself failed, before it took its turn
+            return
 
     def _coordinates(
-        self,
-        core: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        explicit: Tensor | None,
-        times: Tensor | None,
+        self, placeholder: int, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
     ) -> Tensor | None:
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
-        length = (kwargs["inputs_embeds"] if input_ids is None else input_ids).shape[1]
-        cache = kwargs.get("past_key_values")
+        input_ids = given.get("input_ids")
+        length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[1]
+        cache = given.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
         if explicit is not None:
-            now = explicit[:, past : past + length]
-            return F.pad(now, (0, 0, 0, length - now.shape[1])) if now.shape[1] else None
-        if input_ids is None or not self._carries_dynimgs(kwargs):
+            if input_ids is not None and not past and (input_ids[:, explicit.shape[1] :] == placeholder).any():
+                raise ValueError(f"rope4d_coords of shape {tuple(explicit.shape)} end before the prompt's last DynImg")
+            return _part_of(explicit, past, length)
+        if not self._carries_dynimgs(given):
             return None  # a placeholder that the model itself wrote is text
+        if input_ids is None:
+            raise ValueError("DynImgs came with inputs_embeds; give rope4d_coords too, or input_ids instead")
         if past:
             raise ValueError(
                 "DynImgs reached the language model in chunks (prefill_chunk_size?); 4D RoPE then needs the positions "
                 "of the whole prompt: processor(..., return_coordinates=True) adds them as rope4d_coords"
             )
-        if self.config.t_mode == "time" and times is None:
-            raise ValueError("t_mode='time' needs dynimg_times, (rows, images, frames); DynImgProcessor returns them")
-        return token_coordinates(input_ids, core.config.image_token_id, self.table, times)
+        if (self.config.t_mode == "time") != (times is not None):
+            raise ValueError(
+                f"t_mode={self.config.t_mode!r} of the model {'needs' if times is None else 'takes no'} dynimg_times, "
+                "(rows, images, frames); use a DynImgProcessor of the same config"
+            )
+        return token_coordinates(input_ids, placeholder, self.table, times)
 
     @staticmethod
-    def _carries_dynimgs(kwargs: dict[str, Any]) -> bool:
-        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        return isinstance(encoded, DynImgFeatures) or _is_dynimg(kwargs.get("pixel_values"), kwargs.get("image_sizes"))
+    def _carries_dynimgs(given: dict[str, Any]) -> bool:
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+        return isinstance(encoded, DynImgFeatures) or _is_dynimg(given.get("pixel_values"), given.get("image_sizes"))
+
+
+def _part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
+    """The coordinates of tokens [past, past + length); tokens written after the prompt are text."""
+    now = coordinates[:, past : past + length]
+    return F.pad(now, (0, 0, 0, length - now.shape[1])) if now.shape[1] else None
+
+
+def rebind(core: Any, name: str) -> None:
+    """Bind an overriding method to the module that runs: a data-parallel replica shares its original's attributes."""
+    method = core.__dict__[name]
+    if method.__self__ is not core:
+        core.__dict__[name] = MethodType(method.__func__, core)
 
 
 def _is_dynimg(pixel_values: Tensor | None, image_sizes: Tensor | None) -> bool:

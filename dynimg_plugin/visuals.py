@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynimg_plugin.composition import DynImg
 from dynimg_plugin.video import Clip
+from dynimg_plugin.video.frames import PICTURES
 
 
 class Visual(NamedTuple):
@@ -58,16 +59,18 @@ def open_picture(item: Any) -> Any:
 
 
 def is_picture(item: Any) -> bool:
+    """A DynImg, an image, an (H, W, 3) array, or the path of a picture."""
+    if isinstance(item, str | Path):
+        return Path(item).suffix.lower() in PICTURES
     return isinstance(item, DynImg | Image.Image) or getattr(item, "ndim", 0) == 3
 
 
 def is_video(item: Any) -> bool:
-    """A path, a Clip, bytes or a file, a (T, ...) array, or a list of frames. A list of paths is a list of videos."""
-    if isinstance(item, Clip):
-        return True
-    if isinstance(item, list | tuple):
+    """A path, a Clip, bytes or a file, a (T, ...) array, or a list of frames (pictures or their paths)."""
+    if isinstance(item, list | tuple) and not isinstance(item, Clip):
         return bool(item) and is_picture(item[0])
-    return isinstance(item, str | Path | bytes | bytearray) or hasattr(item, "read") or getattr(item, "ndim", 0) == 4
+    file = isinstance(item, str | Path | Clip | bytes | bytearray) or hasattr(item, "read")
+    return file or getattr(item, "ndim", 0) == 4
 
 
 def per_row(visuals: Any, rows: int, is_one: Callable[[Any], bool]) -> list[list[Any]]:

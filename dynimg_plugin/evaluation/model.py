@@ -15,11 +15,12 @@ from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
+from dynimg_plugin.composition import DynImg
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
-from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
 from dynimg_plugin.loading import load, stored_config
-from dynimg_plugin.video import VideoLimits
+from dynimg_plugin.video import VideoError, VideoLimits
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +74,16 @@ class LlavaDynImg(lmms):
         config = None if not options else _with_options(stored_config(pretrained, adapter), options)
         self.accelerator = Accelerator(cpu=str(device).startswith("cpu"))
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
-        self._model, self.processor = load(pretrained, adapter, config, dtype=dtype, device_map=device_map)
+        self._model, self.processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
         self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
         self.config = self.processor.config
         self.prefetch = prefetch
         keep = prefetch + self.batch_size + 1
         self.videos = ComposedVideos(self.processor.compose, keep=keep, workers=int(prefetch > 0))
-        if device_map is None:
-            own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
-            self._model.to(own)
+        self.unreadable: dict[str, str] = {}
         self._ignored: set[str] = set()
 
     @property
@@ -103,11 +103,12 @@ class LlavaDynImg(lmms):
     def generate_until(self, requests: list[Instance]) -> Iterator[GenerationResult]:
         """Answers in the order of the requests, each as soon as its batch is done, so that a killed run can resume."""
         questions = (self._question(request) for request in requests)
-        progress = tqdm(total=len(requests), disable=self._rank != 0, desc="llava_dynimg")
-        for batch in batches(ahead(questions, self.videos, self.prefetch), self.batch_size):
-            yield from self._answer(batch)
-            progress.update(len(batch))
-        progress.close()
+        with tqdm(total=len(requests), disable=self._rank != 0, desc="llava_dynimg") as progress:
+            for batch in batches(ahead(questions, self.videos, self.prefetch), self.batch_size):
+                yield from self._answer(batch)
+                progress.update(len(batch))
+        for reason in self.unreadable.values():
+            logger.error("not answered, video unreadable: %s", reason)
 
     def _question(self, request: Instance) -> Question:
         _, to_messages, generation, doc_id, task, split = request.args
@@ -115,17 +116,26 @@ class LlavaDynImg(lmms):
         return to_question(messages, generation)
 
     def _answer(self, batch: list[Question]) -> Iterator[GenerationResult]:
+        """The answers of a batch; a question whose video cannot be read is answered UNREADABLE."""
+        images = [self._dynimgs(question) for question in batch]
+        readable = [(question, own) for question, own in zip(batch, images, strict=True) if own is not None]
+        answers = self._generate([q for q, _ in readable], [own for _, own in readable]) if readable else iter(())
+        for own in images:
+            yield GenerationResult(text=UNREADABLE) if own is None else next(answers)
+
+    def _dynimgs(self, question: Question) -> list[list[DynImg]] | None:
+        try:
+            return [self.videos.get(video) for video in question.videos]
+        except VideoError as error:
+            self.unreadable[error.path] = str(error)
+            return None
+
+    def _generate(self, batch: list[Question], images: list[list[list[DynImg]]]) -> Iterator[GenerationResult]:
         prompts = [
             self.processor.apply_chat_template(question.conversation, add_generation_prompt=True) for question in batch
         ]
-        images = [[image for video in question.videos for image in self.videos.get(video)] for question in batch]
-        inputs = self.processor(
-            text=prompts,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        given = images if any(images) else None
+        inputs = self.processor(text=prompts, images=given, padding=True, padding_side="left", return_tensors="pt")
         start = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             ids = self._model.generate(**inputs.to(self.device), **self._generation(batch[0].generation))[:, start:]
@@ -136,13 +146,14 @@ class LlavaDynImg(lmms):
             yield GenerationResult(text=stop_at(text, question.generation.get("until")), token_counts=counts)
 
     def _generation(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """generate()'s arguments: greedy unless the task gives a temperature or asks for sampling."""
+        """generate()'s arguments: greedy unless the task asks for sampling or gives a temperature above 0."""
         ignored = set(wanted) - {*GENERATION, "until"} - self._ignored
         if ignored:
             self._ignored |= ignored
             logger.warning("llava_dynimg ignores generation_kwargs %s", ", ".join(sorted(ignored)))
         chosen = {name: wanted[name] for name in GENERATION if wanted.get(name) is not None}
-        sampling = chosen.pop("do_sample", True) and chosen.get("temperature", 0) > 0
+        temperature = chosen.get("temperature")
+        sampling = chosen.pop("do_sample", bool(temperature)) and temperature != 0
         if not sampling:
             chosen |= {"temperature": None, "top_p": None, "top_k": None}
         limit = self.max_new_tokens or chosen.get("max_new_tokens", 128)

@@ -21,6 +21,11 @@ def run_lmms_eval(
     Raises:
         ValueError: when no results file was written.
     """
+    for name, value in model_args.items():
+        if "," in str(value) or "=" in str(value):
+            raise ValueError(
+                f"{name}={value} holds a comma or an equals sign, which lmms-eval's model_args cannot carry"
+            )
     given = ",".join(f"{name}={value}" for name, value in model_args.items() if value is not None)
     command = [sys.executable, "-m", "lmms_eval", "--model", "llava_dynimg", "--model_args", given, "--tasks", tasks]
     command += ["--batch_size", str(batch_size), "--log_samples", "--output_path", str(output_path)]

@@ -20,8 +20,11 @@ from dynimg_plugin.eval_tasks.motion_qa.questions import (
     score_multiple_choice,
     score_open,
 )
+from dynimg_plugin.evaluation.requests import UNREADABLE
 
 Value = dict[str, Any] | None
+PARTS = ("accuracy", "accuracy_key_frames", "accuracy_between")
+METRICS = (*PARTS, *(f"accuracy_{name}" for name in CATEGORIES), "readable")
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[str]:
@@ -56,21 +59,23 @@ def doc_to_text_open(doc: dict[str, Any]) -> str:
 
 def process_results_mc(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Value]:
     """All metrics of one row from the reply `results[0]`."""
-    return _values(doc, score_multiple_choice(doc, results[0]), read_letter(results[0], doc["options"]) is not None)
+    readable = read_letter(results[0], doc["options"]) is not None
+    return _values(doc, results[0], score_multiple_choice(doc, results[0]), readable)
 
 
 def process_results_open(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Value]:
     """All metrics of one row from the reply `results[0]`."""
-    return _values(doc, score_open(doc, results[0]), normalise(results[0]) != "")
+    return _values(doc, results[0], score_open(doc, results[0]), normalise(results[0]) != "")
 
 
-def _values(doc: dict[str, Any], right: bool, readable: bool) -> dict[str, Value]:
+def _values(doc: dict[str, Any], reply: str, right: bool, readable: bool) -> dict[str, Value]:
+    if reply == UNREADABLE:  # nobody looked at the video: neither right nor wrong
+        return dict.fromkeys(METRICS)
     value = {"score": 100.0 * right, "clip": doc["clip"]}
     part = "accuracy_key_frames" if doc["key_frames_suffice"] else "accuracy_between"
     counted = {"accuracy", part, f"accuracy_{doc['category']}"}
-    names = ["accuracy", "accuracy_key_frames", "accuracy_between", *(f"accuracy_{name}" for name in CATEGORIES)]
     readability = {"score": 100.0 * readable, "clip": doc["clip"]}
-    return {**{name: value if name in counted else None for name in names}, "readable": readability}
+    return {**{name: value if name in counted else None for name in METRICS}, "readable": readability}
 
 
 def mean_score(values: Sequence[Value]) -> float:
