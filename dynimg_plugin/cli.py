@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
 Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
 Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
@@ -25,8 +26,10 @@ Options = Annotated[
 
 
 @app.callback()
-def _main() -> None:
-    pass
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of what went wrong")] = False,
+) -> None:
+    DEBUG["on"] = debug
 
 
 @app.command()
@@ -150,6 +153,8 @@ def tiny(
     """Write a complete random tiny checkpoint, for trying things out offline."""
     from dynimg_plugin.tiny import write_tiny
 
+    if output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; give a new folder")
     folder = write_tiny(family, output, seed=seed)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
@@ -199,5 +204,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
+        if DEBUG["on"]:
+            raise
         typer.echo(f"dynimg: {error}", err=True)
         sys.exit(2)

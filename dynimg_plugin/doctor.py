@@ -29,11 +29,15 @@ def examine() -> Iterator[Finding]:
     """All findings, cheap ones first."""
     yield Finding("python", sys.version.split()[0])
     yield from _packages()
-    yield _torch()
     yield Finding("4D RoPE", "reference (PyTorch), on every device")
-    yield _entry_point()
-    yield _tasks()
-    yield _encoder()
+    for check in (_torch, _entry_point, _tasks, _encoder):
+        try:
+            yield check()
+        except ImportError as error:
+            name = error.name or "a package"
+            yield Finding(
+                check.__name__.strip("_"), f"{name} does not import: {error}", "pip install -c constraints.txt -e ."
+            )
 
 
 def _packages() -> Iterator[Finding]:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from dynimg_plugin.families import built_in_families
 from dynimg_plugin.video.write import write_video
 
-FAMILIES = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+FAMILIES = tuple(built_in_families())
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("deterministic")

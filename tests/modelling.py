@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
+from dynimg_plugin.families import built_in_families
 from dynimg_plugin.tiny import build_tiny
 
 AXES = ("theta_t", "theta_h", "theta_w")
-FAMILIES = ["llava", "llava_next", "llava_next_video", "llava_onevision"]
+FAMILIES = built_in_families()
 
 
 def noise_video(seed: int = 0) -> Any:

@@ -141,6 +141,8 @@ def broken_inputs(folder: Path, video: Path, checkpoint: Path):
         (["ask", video, "What?", "--model", checkpoint, "-O", "fusionn=after"], "unknown DynImg option(s) fusionn"),
         (["ask", video, "What?", "--model", checkpoint, "-O", "fusion"], "not of the form name=value"),
         (["eval", "--model", without, "--tasks", "motion_qa"], "has no processor"),
+        (["tiny", folder], "is not empty"),
+        (["eval", "--model", checkpoint, "--tasks", "motion_qa", "-O", "fusion=a,b"], "fusion='a,b' is not known"),
         (["tiny", folder / "x", "--family", "gpt2"], "no tiny checkpoint for 'gpt2'; families: llava"),
     ]
 
@@ -163,9 +165,12 @@ def test_an_unknown_option_exits_with_2():
 
 
 def test_help_is_instant_and_the_package_imports_no_torch():
-    start = time.perf_counter()
-    subprocess.run([DYNIMG, "--help"], check=True, capture_output=True)
-    assert time.perf_counter() - start < 1.0
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        subprocess.run([DYNIMG, "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
     code = "import sys, dynimg_plugin, dynimg_plugin.cli; assert 'torch' not in sys.modules, sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys, dynimg_plugin.evaluation.manifest; assert 'torch' not in sys.modules"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -19,6 +21,7 @@ from modelling import (
 from PIL import Image
 
 from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, remove_dynimg
+from dynimg_plugin.families import encode_llava
 from dynimg_plugin.tiny import build_tiny
 
 QUESTION = "What moves in this video?"
@@ -65,8 +68,7 @@ def test_all_three_thetas_get_a_gradient(family, scope):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scope", ["shared", "per_layer"])
-@pytest.mark.parametrize("dtype", [torch.float32])
-def test_generate_with_cache_equals_without_and_position_matters(family, scope, dtype):
+def test_generate_with_cache_equals_without_and_position_matters(family, scope):
     model, processor = patched(family, DynImgConfig(theta_scope=scope))
     sharpen(model)
     randomise_theta(model)
@@ -308,3 +310,115 @@ def test_pixel_values_of_another_fusion_are_refused():
     _, processor = patched("llava", DynImgConfig(fusion="none"))
     with pytest.raises(ValueError, match="fusion='after' has 5"):
         model(**one(processor))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_dynimgs_get_the_features_that_the_family_itself_takes_from_its_tower(family):
+    model, processor = patched(family)
+    core, pixels = model.model, one(processor)["pixel_values"][0]
+    layer, strategy = core.config.vision_feature_layer, core.config.vision_feature_select_strategy
+    hidden = core.vision_tower(pixels, output_hidden_states=True).hidden_states[layer]
+    expected = core.multi_modal_projector(hidden[:, 1:] if strategy == "default" else hidden)
+    assert torch.equal(encode_llava(core, pixels), expected)
+    if family == "llava":  # the others tile their images, so only here the class says the same
+        own = type(core).get_image_features(core, pixels).pooler_output
+        assert torch.equal(torch.stack(own), expected)
+
+
+@torch.no_grad()
+def test_an_error_in_the_forward_leaves_no_coordinates_behind():
+    model, processor = patched("llava")
+    inputs = one(processor)
+    with pytest.raises(ValueError, match="do not match"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][:, :2]})
+    assert rotary(model).coordinates is None
+    assert model(**inputs).logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_threads_on_one_model_do_not_mix_their_coordinates():
+    model, processor = patched("llava_onevision")
+    sharpen(model)
+    randomise_theta(model)
+    batches = [one(processor, text) for text in ("What?", "What moves from here to there in this video, and when?")]
+    alone = [model(**inputs).logits for inputs in batches]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda i: forward(model, batches[i % 2]), range(8)))
+    assert all(torch.equal(logits, alone[i % 2]) for i, logits in enumerate(together))
+
+
+def forward(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@torch.no_grad()
+def test_coordinates_arrive_however_the_core_is_called():
+    model, processor = patched("llava_onevision")
+    sharpen(model)
+    randomise_theta(model)
+    inputs = one(processor)
+    by_name = model.model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).last_hidden_state
+    by_place = model.model(inputs["input_ids"], inputs["pixel_values"]).last_hidden_state
+    assert torch.equal(by_name, by_place)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    with pytest.raises(ValueError, match="give rope4d_coords too"):
+        model(inputs_embeds=embeds, pixel_values=inputs["pixel_values"])
+
+
+@torch.no_grad()
+def test_explicit_coordinates_must_reach_the_last_dynimg():
+    model, processor = patched("llava")
+    inputs = one(processor)
+    with pytest.raises(ValueError, match="end before the prompt's last DynImg"):
+        model(**inputs, rope4d_coords=torch.zeros(1, 50, 3))
+    with pytest.raises(ValueError, match="takes no dynimg_times"):
+        model(**inputs, dynimg_times=torch.zeros(1, 4, 5))
+
+
+def test_theta_stays_in_the_graph_when_only_one_axis_trains():
+    model, processor = patched("llava")
+    rotary(model).theta_t.requires_grad_(False)
+    model(**processor(text="No video.", return_tensors="pt")).logits.sum().backward()
+    assert rotary(model).theta_h.grad is not None
+
+
+def test_a_patch_that_is_refused_changes_nothing():
+    model = build_tiny("llava")[0]
+    model.prepare_inputs_for_generation = model.prepare_inputs_for_generation
+    state = fingerprint(model)
+    with pytest.raises(ValueError, match="was replaced by other code"):
+        apply_dynimg(model)
+    assert fingerprint(model) == state
+
+
+def test_a_patched_model_says_that_it_cannot_be_pickled():
+    with pytest.raises(TypeError, match=r"save_pretrained\(\)"):
+        pickle.dumps(patched("llava")[0])
+
+
+@torch.no_grad()
+def test_a_data_parallel_replica_uses_its_own_tower():
+    model, processor = patched("llava")
+    inputs = one(processor)
+    expected = model(**inputs).logits
+    replica = model._replicate_for_data_parallel()
+    core = deepcopy(model.model)
+    core.__dict__["get_image_features"] = model.model.__dict__["get_image_features"]  # as replicas share it
+    replica._modules = {**model._modules, "model": core}
+    for parameter in model.model.vision_tower.parameters():
+        parameter.zero_()
+    assert torch.equal(replica(**inputs).logits, expected)
+
+
+@torch.no_grad()
+def test_two_videos_in_a_prompt_each_take_their_own_clock():
+    config = DynImgConfig(t_mode="time")
+    _, processor = patched("llava", config)
+    short, long = noise_video(0), noise_video(1).repeat(3, 1, 1, 1)
+    both = processor(text="First <image> then <image>", videos=[short, long], return_tensors="pt")["dynimg_times"][0]
+    alone = [one_video["dynimg_times"][0] for one_video in (
+        processor(text=QUESTION, videos=video, return_tensors="pt") for video in (short, long)
+    )]  # fmt: skip
+    assert torch.equal(both, torch.cat(alone))

@@ -14,13 +14,14 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
+from modelling import sharpen
 
 from dynimg_plugin import VideoError, compose
 from dynimg_plugin.eval_tasks.motion_qa import dataset
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.manifest import manifests, tasks_path
 from dynimg_plugin.evaluation.model import LlavaDynImg, batches
-from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
 from dynimg_plugin.tiny import write_tiny
 from dynimg_plugin.video import Clip
 
@@ -73,6 +74,45 @@ def test_the_whole_loop_runs_in_process_and_batches_change_no_answer(checkpoint,
     sample = singles["samples"]["motion_qa_mc"][0]
     assert sample["token_counts"][0]["input_tokens"] > 576
     assert 0 <= singles["results"]["motion_qa_mc"]["accuracy,none"] <= 100
+
+
+def test_batches_answer_each_question_with_its_own_answer(checkpoint, clips):
+    """On a model whose answers differ from question to question, unlike those of the plain random one."""
+    found = []
+    for batch_size in (1, 3):
+        model = LlavaDynImg(str(checkpoint), device="cpu", max_new_tokens=6, batch_size=batch_size)
+        sharpen(model.model)
+        found.append(answers(evaluate(model, limit=12)))
+    assert found[0] == found[1]
+    assert len({answer for task in found[0].values() for answer in task}) >= 8
+
+
+def test_a_broken_video_is_named_and_the_others_are_answered(checkpoint, clips, monkeypatch, caplog):
+    row = dataset.rows("held_out", 1)[0]
+    broken = dataset.cache_root() / row["clip"]
+    dataset.clip_path(row)
+    content = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    try:
+        results = evaluate(LlavaDynImg(str(checkpoint), device="cpu", max_new_tokens=2, batch_size=2), limit=8)
+    finally:
+        broken.write_bytes(content)
+    given = answers(results)["motion_qa_mc"]
+    assert given.count(UNREADABLE) == 5
+    assert given[:5] == [UNREADABLE] * 5
+    assert caplog.text.count(f"video unreadable: {broken}") == 1
+    counted = [sample for sample in results["samples"]["motion_qa_mc"] if sample["accuracy"] is not None]
+    assert len(counted) == 3
+
+
+def test_stop_strings_of_a_task_cut_its_answers(checkpoint, clips):
+    model = LlavaDynImg(str(checkpoint), device="cpu", num_images=1, max_new_tokens=8)
+    sharpen(model.model)
+    row = dataset.rows("held_out", 1)[0]
+    talk = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": row["question"]}]}]
+    whole = next(model._answer([Question(talk, [dataset.clip_path(row)], {})])).text
+    cut = next(model._answer([Question(talk, [dataset.clip_path(row)], {"until": [whole[2]]})])).text
+    assert cut == whole.split(whole[2])[0].strip()
 
 
 def test_one_model_instance_serves_two_evaluations(checkpoint, clips):
@@ -198,7 +238,9 @@ def test_ignored_generation_arguments_are_named_once(checkpoint, caplog):
     model = LlavaDynImg(str(checkpoint), device="cpu")
     chosen = model._generation({"temperature": 0, "max_new_tokens": 5, "image_aspect_ratio": "pad", "until": ["x"]})
     assert chosen == {"do_sample": False, "max_new_tokens": 5, "temperature": None, "top_p": None, "top_k": None}
-    assert model._generation({"temperature": 0.7, "do_sample": True})["do_sample"]
+    assert model._generation({"temperature": 0.7})["do_sample"]
+    assert model._generation({"do_sample": True})["do_sample"]
+    assert not model._generation({"do_sample": True, "temperature": 0})["do_sample"]
     model._generation({"image_aspect_ratio": "pad"})
     assert caplog.text.count("image_aspect_ratio") == 1
 

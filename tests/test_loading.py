@@ -9,6 +9,7 @@ import pytest
 import torch
 from modelling import noise_video, patched, randomise_theta, rotary
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, load, remove_dynimg
 from dynimg_plugin.tiny import write_tiny
@@ -76,7 +77,7 @@ def test_an_adapter_with_another_layout_is_refused(base, adapter):
 
 def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):
     other = write_tiny("llava", tmp_path / "llava")
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises(ValueError, match=r"grid=27 was asked for|does not fit this base"):
         load(other, adapter[0])
 
 
@@ -121,3 +122,40 @@ def test_theta_is_saved_and_found_in_a_full_checkpoint(tmp_path):
     loaded, _ = load(tmp_path)
     for name in ("theta_t", "theta_h", "theta_w"):
         assert torch.equal(getattr(rotary(loaded), name), getattr(rotary(model), name))
+
+
+def test_theta_without_its_config_or_with_another_is_refused(tmp_path):
+    model, processor = patched("llava", DynImgConfig(num_images=2))
+    randomise_theta(model)
+    model.save_pretrained(tmp_path)
+    processor.base.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds trained theta, which needs the config"):
+        load(tmp_path)
+    processor.config.save_pretrained(tmp_path)
+    assert load(tmp_path)[1].config.num_images == 2
+    with pytest.raises(ValueError, match="ask for no other"):
+        load(tmp_path, config=DynImgConfig(num_images=2, theta_scope="per_layer"))
+
+
+@pytest.mark.parametrize("part", ["lora_B", "theta_h", "multi_modal_projector"])
+def test_an_adapter_with_missing_parts_is_refused(base, adapter, tmp_path, part):
+    folder = shutil.copytree(adapter[0], tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({n: v for n, v in tensors.items() if part not in n}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="does not fit this base"):
+        load(base, folder)
+
+
+def test_a_config_equal_to_the_adapters_is_taken(base, adapter):
+    assert load(base, adapter[0], config=DynImgConfig(num_images=2))[1].config.num_images == 2
+
+
+def test_the_description_shows_the_active_adapter(base, adapter):
+    model, _ = load(base, adapter[0])
+    with model.disable_adapter():
+        assert set(describe_dynimg(model).theta_norms.values()) == {0}
+    with pytest.raises(TypeError, match="take the adapter off first"):
+        remove_dynimg(model.get_base_model())
+    merged = model.merge_and_unload()
+    assert all(norm > 0 for norm in describe_dynimg(merged).theta_norms.values())
+    remove_dynimg(merged)

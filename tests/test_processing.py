@@ -424,3 +424,37 @@ def test_decoding_is_the_tokenizers(processor):
     ids = processor.tokenizer(["left", "right"])["input_ids"]
     assert processor.batch_decode(ids, skip_special_tokens=True) == ["left", "right"]
     assert processor.decode(ids[0]) == "left"
+
+
+@pytest.mark.parametrize("tokens", [2, 4])
+def test_one_video_is_never_split_over_several_tokens(tokens, processor, video_array):
+    with pytest.raises(ValueError, match=rf"holds {tokens} <image> token\(s\) but 4 DynImgs in 1 group"):
+        processor(text="a <image> b" * tokens, videos=video_array)
+
+
+def test_dynimgs_of_two_videos_take_one_token_each(processor, video_array):
+    groups = [compose(video_array, processor.config), compose(video_array[::-1].copy(), processor.config)]
+    inputs = processor(text="<image> and <image>", images=[groups], return_tensors="pt")
+    expected = processor(
+        text="<image> and <image>", videos=[video_array, video_array[::-1].copy()], return_tensors="pt"
+    )
+    assert same_inputs(inputs, expected)
+
+
+def test_a_list_of_picture_paths_is_one_video_as_in_compose(processor, video_array, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(20)]
+    for path, frame in zip(paths, video_array, strict=False):
+        Image.fromarray(frame).save(path)
+    inputs = processor(text=QUESTION, videos=paths, return_tensors="pt")
+    assert same_inputs(inputs, processor(text=QUESTION, videos=video_array[:20], return_tensors="pt"))
+
+
+@pytest.mark.parametrize("videos", [5, 3.5])
+def test_what_is_no_video_is_named(videos, processor):
+    with pytest.raises(ValueError, match="neither a video or DynImg"):
+        processor(text=QUESTION, videos=videos)
+
+
+def test_unknown_arguments_are_refused(processor, video_array):
+    with pytest.raises(TypeError, match="takes no do_rescale"):
+        processor(text=QUESTION, videos=video_array, do_rescale=False)

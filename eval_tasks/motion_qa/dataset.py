@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ STORED_CLIPS = 48  # per split, in the .jsonl files that the benchmark reads
 
 def cache_root() -> Path:
     """Where clips are kept once drawn. The folder's last part changes with the drawing."""
-    return Path.home() / ".cache" / "dynimg_plugin" / "motion_qa" / f"v{DRAWING}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "dynimg_plugin" / "motion_qa" / f"v{DRAWING}"
 
 
 def rows(split: str, count: int) -> list[dict[str, Any]]:
