@@ -71,9 +71,10 @@ def compose(
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet(dynimgs, annotate=annotate, patch_size=patch_size if grid else None).save(output)
     record = dynimgs[0].record
+    at_least = "more than " if record["index"] == "sparse" else ""
     typer.echo(
         f"{len(dynimgs)} DynImgs of {record['unique_frames']} different frames, {record['iframes_used']} of them "
-        f"I-frames ({record['iframes_in_video']} in the video) -> {output}"
+        f"I-frames ({at_least}{record['iframes_in_video']} in the video) -> {output}"
     )
     if json_file is not None:
         content = {"config": config.to_dict(), "dynimgs": [dynimg.to_dict() for dynimg in dynimgs]}

@@ -146,7 +146,7 @@ class Canvases:
 
 
 def _record(video: FileVideo | FrameVideo, config: DynImgConfig, frames: list[FramePlace]) -> dict[str, Any]:
-    """What was really used: numbers of I-frames, of distinct frames and of damaged ones."""
+    """What was really used: numbers of I-frames (of a sparse index, those in it), of distinct and of damaged frames."""
     return {
         "source": video.name,
         "sampling": config.sampling,

@@ -2,6 +2,7 @@
 
 import struct
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -502,3 +503,23 @@ def test_the_fast_resize_is_close_to_the_exact_one(ratio, degrees, tmp_path):
         exact, fast = (fit(frame, height, width, resize=resize) for resize in ("exact", "fast"))
         assert exact.shape == fast.shape == (3, height, width)
         assert (exact.float() - fast.float()).abs().mean() < 6
+
+
+def test_a_long_file_is_indexed_by_iframes_spread_over_it(tmp_path):
+    path = write_video(tmp_path / "long.mp4", moving_square(1600, 48, 64), gop=4, options={"preset": "ultrafast"})
+    decoded = full_decode(path)
+    every = {pts for pts, key, _ in decoded if key}
+    with open_video(path) as video:
+        assert video.index.kind == "sparse"
+        assert set(video.index.iframes) <= every
+        assert len(video.index.iframes) in range(100, 130)
+        gaps = [b - a for a, b in pairwise(video.index.iframes)]
+        assert max(gaps) <= 3 * min(gaps)
+        assert (video.index.first, video.index.last) == (decoded[0][0], decoded[-1][0])
+        times = [decoded[i][0] for i in range(1, 1600, 67)] + [*video.index.iframes[::20]]
+        frames = video.frames_at(times)
+        assert video.path == "seek"
+    pixels = {pts: image for pts, _, image in decoded}
+    assert all(np.array_equal(frame.pixels, pixels[time]) for time, frame in zip(times, frames, strict=True))
+    record = compose(path)[0].record
+    assert (record["index"], record["iframes_used"], record["unique_frames"]) == ("sparse", 20, 20)

@@ -28,7 +28,7 @@ class FileVideo:
             may then be one of its neighbours.
 
     Attributes:
-        index: its clock and I-frames.
+        index: its clock and I-frames; of long files a sparse selection of them.
         path: "seek", or "sequential" once frames were read in one pass.
 
     Raises:
@@ -79,7 +79,7 @@ class FileVideo:
         """The same one by one, each time once, in the order of decoding, so that only one frame need be in memory."""
         missing = sorted(set(times))
         with as_video_errors(self.name):
-            if self.index.kind == "hop":
+            if self.index.kind in ("hop", "sparse"):
                 for time, frame in self._by_seeking(list(missing)):
                     missing.remove(time)
                     yield time, self._frame(frame.pts, frame)
@@ -89,15 +89,16 @@ class FileVideo:
 
     def _by_seeking(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
         """Frames that a seek leads to beyond doubt; the others are left out."""
-        keys = self.index.iframes
+        keys, sparse = self.index.iframes, self.index.kind == "sparse"
 
-        def group(time: int) -> int:
-            return keys[max(0, bisect.bisect_right(keys, time) - 1)] if keys else self.index.first
+        def group(time: int) -> tuple[int, int | None]:
+            key = keys[max(0, bisect.bisect_right(keys, time) - 1)] if keys else self.index.first
+            return key, time if sparse else None  # between the keys of a sparse index lie others: seek for each time
 
-        for key, times in groupby(wanted, key=group):
+        for (key, alone), times in groupby(wanted, key=group):
             todo = list(times)
             start = min(key, todo[0])
-            if not self._reader.seek(start):
+            if not self._reader.seek(start if alone is None else alone):
                 return
             yield from self._one_packet(key) if todo == [key] else self._walk(todo, start)
 

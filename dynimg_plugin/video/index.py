@@ -11,7 +11,7 @@ from dynimg_plugin.video.reader import Reader
 from dynimg_plugin.video.sampling import VideoIndex
 
 SEEKABLE = {"mov", "matroska", "flv", "asf", "avi"}  # containers with an index that seeks by time
-MOST_HOPS = 20_000
+MOST_HOPS = 128  # beyond this, I-frames at even distances of time serve as well as all of them
 WIDEST_STEP = 64  # frames
 
 
@@ -62,8 +62,10 @@ def _hop(reader: Reader) -> VideoIndex | None:
     hidden = packet is not None and packet.is_discard
     keys: list[int] = []
     while packet is not None:
-        if packet.pts is None or not packet.is_keyframe or len(keys) > MOST_HOPS:
+        if packet.pts is None or not packet.is_keyframe:
             return None
+        if len(keys) == MOST_HOPS and reader.stream.duration:
+            return _sparse(reader, keys, hidden, frame_ticks, tick)
         current = packet.pts
         if not packet.is_discard:  # a key packet before the edit list's start is not shown
             keys.append(current)
@@ -74,6 +76,22 @@ def _hop(reader: Reader) -> VideoIndex | None:
     if last is None:
         return None
     return VideoIndex(tuple(keys), start if hidden or not keys else keys[0], last, frame_ticks, tick, "hop")
+
+
+def _sparse(reader: Reader, keys: list[int], hidden: bool, frame_ticks: int, tick: float) -> VideoIndex | None:
+    """An index of MOST_HOPS I-frames spread over a long file, so that its cost does not grow with the file."""
+    start = reader.stream.start_time or 0
+    found = {keys[0]}
+    for i in range(MOST_HOPS):
+        if reader.seek(start + (2 * i + 1) * reader.stream.duration // (2 * MOST_HOPS), backward=False):
+            packet = reader.next_packet()
+            if packet is None or packet.pts is None or not packet.is_keyframe:
+                return None
+            found |= set() if packet.is_discard else {packet.pts}
+    last = _last_shown(reader, start + reader.stream.duration, None)
+    if last is None:
+        return None
+    return VideoIndex(tuple(sorted(found)), start if hidden else keys[0], last, frame_ticks, tick, "sparse")
 
 
 def _next_key(reader: Reader, current: int, frame_ticks: int) -> Packet | None:
@@ -99,15 +117,18 @@ def _passed_over_a_key(reader: Reader, keys: list[int]) -> bool:
     return False
 
 
-def _last_shown(reader: Reader, key: int, keys: list[int]) -> int | None:
-    """Read the last group of pictures for the time of its last frame; None when it holds a key packet not hopped to."""
+def _last_shown(reader: Reader, key: int, keys: list[int] | None) -> int | None:
+    """Read the last group of pictures for the time of its last frame; None when it holds a key packet not hopped to.
+
+    `keys` is None where nobody claims to know all of them.
+    """
     if not reader.seek(key):
         return None
     last = None
     for packet in reader.packets():
         if packet.size and packet.pts is not None and not packet.is_discard:
             last = packet.pts if last is None else max(last, packet.pts)
-            if packet.is_keyframe and (not keys or packet.pts > keys[-1]):
+            if keys is not None and packet.is_keyframe and (not keys or packet.pts > keys[-1]):
                 return None
     return last
 
