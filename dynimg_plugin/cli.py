@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dynimg_plugin import __version__
+
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
     no_args_is_help=True,
@@ -25,10 +27,14 @@ Options = Annotated[
 ]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _main(
+    version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of what went wrong")] = False,
 ) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
     DEBUG["on"] = debug
 
 
@@ -67,6 +73,8 @@ def compose(
             "patch_size": patch_size,
         }
     )
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"--output {output} is no picture's name; end it in .png")
     dynimgs = compose_video(Clip(video, start, end), config, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet(dynimgs, annotate=annotate, patch_size=patch_size if grid else None).save(output)
@@ -102,6 +110,10 @@ def ask(
     config = None
     if option:
         config = DynImgConfig.from_dict({**stored_config(model, adapter).to_dict(), **_pairs(option)})
+    if not video.exists():
+        raise FileNotFoundError(f"{video}: no such file")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: this torch sees no CUDA device; leave --device out")
     loaded, processor = load(model, adapter, config)
     loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     inputs = processor(text=question, videos=[video], return_tensors="pt").to(loaded.device)
@@ -116,9 +128,9 @@ def evaluate(
     tasks: Annotated[str, typer.Option(help="lmms-eval tasks, separated by commas")],
     adapter: Adapter = None,
     option: Options = None,
-    limit: Annotated[int | None, typer.Option(help="questions per task at most")] = None,
+    limit: Annotated[int | None, typer.Option(help="questions per task at most", min=1)] = None,
     output_path: Annotated[Path, typer.Option(help="folder for results and answers")] = Path("results"),
-    batch_size: Annotated[int, typer.Option(help="questions answered together")] = 1,
+    batch_size: Annotated[int, typer.Option(help="questions answered together", min=1)] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
 ) -> None:
     """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""

@@ -154,7 +154,7 @@ def _record(video: FileVideo | FrameVideo, config: DynImgConfig, frames: list[Fr
         "path": video.path,
         "iframes_in_video": len(video.index.iframes),
         "frames": len(frames),
-        "iframes_used": sum(frame.is_iframe for frame in frames),
+        "iframes_used": len({frame.pts_seconds for frame in frames if frame.is_iframe}),
         "unique_frames": len({frame.pts_seconds for frame in frames}),
         "corrupt_frames": sum(frame.corrupt for frame in frames),
         "damaged": video.damaged,

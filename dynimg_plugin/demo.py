@@ -18,6 +18,7 @@ def run(video: Path | None, output: Path, limit: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     row = rows("held_out", 1)[0]
     source = video or clip_path(row, output)
+    question = "What moves?" if video else row["question"]
     print(f"1. video: {source}")
     dynimgs = compose(source, DynImgConfig())
     pictures = [output / "dynimgs.png", output / "dynimgs_annotated.png"]
@@ -26,11 +27,11 @@ def run(video: Path | None, output: Path, limit: int) -> None:
     print(f"2. its {len(dynimgs)} DynImgs: {pictures[0]}, explained: {pictures[1]}")
     checkpoint = write_tiny("llava_onevision", output / "tiny")
     model, processor = load(checkpoint)
-    inputs = processor(text=row["question"], videos=[source], return_tensors="pt")
+    inputs = processor(text=question, videos=[source], return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=8)[:, inputs["input_ids"].shape[1] :]
     tokens = int((inputs["input_ids"] == processor.image_token_id).sum())
     print(f"3. a random tiny checkpoint: {checkpoint}; it reads the video as {tokens} tokens")
-    print(f"   {row['question']} -> {processor.batch_decode(ids, skip_special_tokens=True)[0]!r} (random weights)")
+    print(f"   {question} -> {processor.batch_decode(ids, skip_special_tokens=True)[0]!r} (random weights)")
     print(f"4. lmms-eval --model llava_dynimg --tasks motion_qa --limit {limit}")
     results = run_lmms_eval({"pretrained": checkpoint}, "motion_qa", output / "results", limit=limit)
     print(f"results: {results}\npicture: {pictures[1]}")

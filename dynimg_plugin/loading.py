@@ -42,7 +42,7 @@ def load(
         ValueError: unknown family, or an adapter that does not fit the base.
     """
     grid, patch_size = check_checkpoint(base)
-    stored = stored_config(base, adapter).on_tower(grid=grid, patch_size=patch_size)
+    stored = stored_config(base, adapter, config).on_tower(grid=grid, patch_size=patch_size)
     config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
     if adapter is not None and config != stored:
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
@@ -79,16 +79,25 @@ def _restore_theta(model: Any, base: str | Path, count: int) -> None:
         raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
 
 
-def stored_config(base: str | Path, adapter: str | Path | None = None) -> DynImgConfig:
-    """The config that the adapter, else the base, carries; DynImgConfig() for a base that carries none.
+def stored_config(
+    base: str | Path, adapter: str | Path | None = None, otherwise: DynImgConfig | None = None
+) -> DynImgConfig:
+    """The config that the adapter, else the base, carries; else `otherwise`, or DynImgConfig() for a base.
 
     Raises:
-        FileNotFoundError: the adapter has no dynimg_config.json.
+        FileNotFoundError: no such adapter, or one without dynimg_config.json and nothing given in its place.
     """
+    if adapter is not None and Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{adapter} has no adapter_config.json; give the folder of a peft adapter")
     path = config_file(base if adapter is None else adapter)
-    if path is None and adapter is not None:
-        raise FileNotFoundError(f"{adapter} has no {CONFIG_NAME}; write one with DynImgConfig(...).save_pretrained()")
-    return DynImgConfig() if path is None else DynImgConfig.from_pretrained(path.parent)
+    if path is not None:
+        return DynImgConfig.from_pretrained(path.parent)
+    if adapter is not None and otherwise is None:
+        raise FileNotFoundError(
+            f"{adapter} has no {CONFIG_NAME}; save it there with the training's processor.save_pretrained(...), or give "
+            "the training's config: load(..., config=DynImgConfig(...))"
+        )
+    return otherwise or DynImgConfig()
 
 
 def check_checkpoint(base: str | Path) -> tuple[int, int]:
@@ -99,7 +108,10 @@ def check_checkpoint(base: str | Path) -> tuple[int, int]:
         ValueError: its family is not supported.
     """
     _check_folder(base)
-    config = AutoConfig.from_pretrained(base)
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except OSError as error:
+        raise FileNotFoundError(f"{base}: no such folder, and no such checkpoint could be had from the hub") from error
     return find_patch(config.model_type).tower(config)
 
 

@@ -22,7 +22,7 @@ class Tile(NamedTuple):
 
 
 def sheet(dynimgs: Sequence[DynImg], *, annotate: bool = False, patch_size: int | None = None) -> Image.Image:
-    """All images of all DynImgs, at most four in a row.
+    """All images of all DynImgs, at most four in a row; with fusion="after" one row per DynImg.
 
     Args:
         annotate: twice the size, with title, frame borders, slot and time of every frame; yellow = I-frame.
@@ -30,7 +30,8 @@ def sheet(dynimgs: Sequence[DynImg], *, annotate: bool = False, patch_size: int 
     """
     tiles = [Tile(d, i, canvas) for i, d in enumerate(dynimgs, start=1) for canvas in range(len(d.images))]
     pictures = [_picture(tile, len(dynimgs), annotate, patch_size) for tile in tiles]
-    columns = min(len(pictures), 2 if len(pictures) == 4 else 4)
+    apart = len(dynimgs[0].images)
+    columns = apart if apart > 1 else min(len(pictures), 2 if len(pictures) == 4 else 4)
     width, height = pictures[0].width + GAP, pictures[0].height + GAP
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * width - GAP, rows * height - GAP), WHITE)
@@ -58,7 +59,9 @@ def _annotated(picture: Image.Image, tile: Tile, count: int) -> Image.Image:
     draw = ImageDraw.Draw(page)
     key = tile.dynimg.frames[0]
     kind = "I-frame" if key.is_iframe else "in-between frame"
-    draw.text((4, 3), f"DynImg {tile.number}/{count}   key {key.pts_seconds:.2f} s, {kind}", WHITE, font)
+    draw.text(
+        (4, 3), f"DynImg {tile.number}/{count}   key {key.pts_seconds:.2f} s, {kind}   (yellow: I-frame)", WHITE, font
+    )
     for frame in tile.dynimg.frames:
         if frame.canvas == tile.canvas:
             _label(draw, frame, font)
@@ -71,6 +74,8 @@ def _label(draw: ImageDraw.ImageDraw, frame: FramePlace, font: ImageFont.FreeTyp
     colour = YELLOW if frame.is_iframe else WHITE
     draw.rectangle([left, top, left + place.w - 1, top + place.h - 1], outline=colour)
     text = f"t={frame.t:+d}  {frame.pts_seconds:.2f} s" if frame.t else f"t=0  {frame.pts_seconds:.2f} s"
+    if draw.textlength(text, font) > place.w - 8:  # twelve prompts in a row
+        text = f"{frame.t:+d}"
     box = draw.textbbox((left + 4, top + 3), text, font)
     draw.rectangle([box[0] - 3, box[1] - 2, box[2] + 3, box[3] + 2], fill=BLACK)
     draw.text((left + 4, top + 3), text, colour, font)

@@ -65,7 +65,7 @@ def test_compose_takes_the_ablations_and_other_towers(video, tmp_path, fusion):
         "--num-prompts", 2, "--tower-grid", 24, "--sampling", "uniform", "--aspect", "keep", "--seed", 1,
     )  # fmt: skip
     assert code == 0
-    assert Image.open(output).width == (4 if fusion == "after" else 2) * (2 * 336 + 8) - 8
+    assert Image.open(output).width == (3 if fusion == "after" else 2) * (2 * 336 + 8) - 8
 
 
 def test_ask_answers_about_a_real_file(video, checkpoint):

@@ -65,7 +65,7 @@ def test_every_command_runs(folder):
 def test_every_python_block_runs(folder):
     if not (folder / "tiny").exists():
         run(["dynimg", "tiny", "tiny"], folder)
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     for block in blocks("python"):
         assert HUB_ID in block
         run([sys.executable, "-c", block.replace(HUB_ID, "tiny")], folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
@@ -174,4 +175,8 @@ def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]
 
 
 def _with_options(config: DynImgConfig, options: dict[str, Any]) -> DynImgConfig:
-    return DynImgConfig.from_dict({**config.to_dict(), **options})
+    try:
+        return DynImgConfig.from_dict({**config.to_dict(), **options})
+    except ValueError as error:
+        own = [name for name in inspect.signature(LlavaDynImg).parameters if name != "options"]
+        raise ValueError(f"{error}. The model's other arguments: {', '.join(own)}") from error
