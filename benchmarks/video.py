@@ -280,6 +280,7 @@ def table(rows: list[dict[str, object]], loaders: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small files, three repeats")
+    parser.add_argument("--only", default="", help="only files whose name holds this, e.g. 1800s")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "dynimg_benchmark_video")
     parser.add_argument("--repeats", type=int, default=0, help="loads per measurement (default 7, quick 3)")
@@ -298,7 +299,7 @@ def main() -> None:
     loaders = [name for name in LOADERS if name in ("floor", "ours") or importlib.util.find_spec(names.get(name, name))]
     print(f"loaders: {', '.join(loaders)}; not installed: {', '.join(set(LOADERS) - set(loaders)) or 'none'}")
     rows, started = [], time.time()
-    for case in QUICK if given.quick else FULL:
+    for case in filter(lambda case: given.only in case.name, QUICK if given.quick else FULL):
         path = make(case, given.files)
         segment = (
             path if case.seconds <= SEGMENT_SECONDS else make(Case(case.size, case.gop, SEGMENT_SECONDS), given.files)

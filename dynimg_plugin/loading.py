@@ -94,8 +94,8 @@ def stored_config(
         return DynImgConfig.from_pretrained(path.parent)
     if adapter is not None and otherwise is None:
         raise FileNotFoundError(
-            f"{adapter} has no {CONFIG_NAME}; save it there with the training's processor.save_pretrained(...), or give "
-            "the training's config: load(..., config=DynImgConfig(...))"
+            f"{adapter} has no {CONFIG_NAME}; save it there with the training's processor.save_pretrained(...), or "
+            "give the training's config: load(..., config=DynImgConfig(...))"
         )
     return otherwise or DynImgConfig()
 
