@@ -1,8 +1,9 @@
 """The video path against decord, torchcodec, lmms-eval's PyAV loader and the floor, on files that this script makes.
 
 Every loader delivers the same 20 frames (those that `auto` picks for 4 DynImgs) and has them painted into DynImgs by
-the same code. The floor is told the times beforehand and only opens, seeks, decodes and paints; the others too are told
-the times, but our loader has to find them. lmms-eval's loader knows no times: it takes 20 uniform frames.
+the same code. The floor is told the times and the I-frames beforehand and only opens, seeks, decodes and paints; decord
+and torchcodec are told the times too; our loader has to find them. `motion` is ours with prompt frames chosen by packet
+sizes. lmms-eval's loader takes 20 uniform frames. decord, torchcodec (with FFmpeg's shared libraries) are optional.
 
     python benchmarks/video.py --quick               two files, under a minute once they are made
     python benchmarks/video.py --json video.json     all files; they stay in --files for the next run
@@ -29,8 +30,8 @@ import numpy as np
 
 FPS, SEGMENT_SECONDS = 30, 30
 SIZES = {"360p": (640, 360), "1080p": (1920, 1080)}
-LOADERS = ["floor", "ours", "torchcodec", "decord", "lmms-eval"]
-LONGEST_FOR_LMMS_EVAL = 180  # seconds; it decodes everything up to the last frame
+LOADERS = ["floor", "ours", "motion", "torchcodec", "decord", "lmms-eval"]
+LONGEST_FOR_LMMS_EVAL = 30  # seconds; it decodes everything up to the last frame
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,13 @@ def ours(path: Path, times: list[int], tick: float) -> object:
     return compose(path)
 
 
+def motion(path: Path, times: list[int], tick: float) -> object:
+    """Ours with prompt frames chosen by packet sizes: other frames, found by reading every packet."""
+    from dynimg_plugin import DynImgConfig, compose
+
+    return compose(path, DynImgConfig(sampling="motion"))
+
+
 def floor(path: Path, times: list[int], tick: float) -> object:
     return paint(floor_frames(path, times))
 
@@ -194,6 +202,7 @@ def lmms_eval(path: Path, times: list[int], tick: float) -> object:
 RUN: dict[str, Callable[[Path, list[int], float], object]] = {
     "floor": floor,
     "ours": ours,
+    "motion": motion,
     "torchcodec": torchcodec,
     "decord": decord,
     "lmms-eval": lmms_eval,
@@ -296,7 +305,11 @@ def main() -> None:
     from dynimg_plugin import compose
 
     names = {"lmms-eval": "lmms_eval"}
-    loaders = [name for name in LOADERS if name in ("floor", "ours") or importlib.util.find_spec(names.get(name, name))]
+    loaders = [
+        name
+        for name in LOADERS
+        if name in ("floor", "ours", "motion") or importlib.util.find_spec(names.get(name, name))
+    ]
     print(f"loaders: {', '.join(loaders)}; not installed: {', '.join(set(LOADERS) - set(loaders)) or 'none'}")
     rows, started = [], time.time()
     for case in filter(lambda case: given.only in case.name, QUICK if given.quick else FULL):
