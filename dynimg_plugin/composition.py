@@ -92,8 +92,9 @@ def compose(
     clip = source if isinstance(source, Clip) else Clip(source)
     with open_video(clip.source, fps=fps, limits=limits, fast_between=config.fast_between) as video:
         try:
+            index = video.between(clip.start, clip.end)
             groups = sample(
-                video.index.between(clip.start, clip.end),
+                index,
                 num_images=config.num_images,
                 num_prompts=config.frames_per_image - 1,
                 policy=config.sampling,
@@ -108,7 +109,7 @@ def compose(
             for image, group in enumerate(times):
                 for region in (i for i, wanted in enumerate(group) if wanted == time):
                     canvases.paint(frame, image, region)
-        return canvases.dynimgs(lambda places: _record(video, config, places))
+        return canvases.dynimgs(lambda places: _record(video, config, places, len(index.iframes)))
 
 
 class Canvases:
@@ -145,14 +146,16 @@ class Canvases:
         ]
 
 
-def _record(video: FileVideo | FrameVideo, config: DynImgConfig, frames: list[FramePlace]) -> dict[str, Any]:
+def _record(
+    video: FileVideo | FrameVideo, config: DynImgConfig, frames: list[FramePlace], iframes: int
+) -> dict[str, Any]:
     """What was really used: numbers of I-frames (of a sparse index, those in it), of distinct and of damaged frames."""
     return {
         "source": video.name,
         "sampling": config.sampling,
         "index": video.index.kind,
         "path": video.path,
-        "iframes_in_video": len(video.index.iframes),
+        "iframes_in_video": iframes,
         "frames": len(frames),
         "iframes_used": len({frame.pts_seconds for frame in frames if frame.is_iframe}),
         "unique_frames": len({frame.pts_seconds for frame in frames}),

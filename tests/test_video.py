@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from dynimg_plugin import DynImgConfig, VideoError, compose
 from dynimg_plugin.composition import fit
-from dynimg_plugin.video import open_video
+from dynimg_plugin.video import Clip, open_video
 from dynimg_plugin.video.write import write_video
 
 CODECS = {  # file name -> codec, pixel format, options
@@ -523,3 +523,18 @@ def test_a_long_file_is_indexed_by_iframes_spread_over_it(tmp_path):
     assert all(np.array_equal(frame.pixels, pixels[time]) for time, frame in zip(times, frames, strict=True))
     record = compose(path)[0].record
     assert (record["index"], record["iframes_used"], record["unique_frames"]) == ("sparse", 20, 20)
+    part = compose(Clip(path, 50, 58))
+    assert part[0].record["iframes_in_video"] > 30
+    assert all(50 <= frame.pts_seconds <= 58 for dynimg in part for frame in dynimg.frames)
+
+
+@pytest.mark.parametrize("seed", [None, *range(20)])
+def test_no_frame_of_a_clip_starts_after_its_end(clip, seed):
+    for dynimg in compose(Clip(clip, 1.01, 2.52), seed=seed):
+        assert all(0.9 < frame.pts_seconds <= 2.52 for frame in dynimg.frames)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, float("inf")), (float("nan"), None), (9, None), (2, 1)])
+def test_bounds_that_hold_no_frame_are_refused(clip, start, end):
+    with pytest.raises(VideoError, match="start="):
+        compose(Clip(clip, start, end))

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from dynimg_plugin.composition import DynImg
@@ -35,7 +36,9 @@ class ComposedVideos:
     def expect(self, video: Any) -> None:
         """Start composing a file that will be asked for."""
         key = _key(video)
-        if self._pool is not None and key is not None and key not in self._kept:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        elif self._pool is not None and key is not None:
             self._remember(key, self._pool.submit(self._made, video))
 
     def get(self, video: Any) -> list[DynImg]:
@@ -66,9 +69,14 @@ class ComposedVideos:
 def _key(video: Any) -> Any:
     """What makes two files the same: path, time of change, size and clip bounds; None for what is no file."""
     source, *bounds = video if isinstance(video, Clip) else (video,)
-    if not isinstance(source, str | Path) or not Path(source).is_file():
+    if not isinstance(source, str | Path):
         return None
-    state = Path(source).stat()
+    try:
+        state = Path(source).stat()
+    except (OSError, ValueError):  # compose() says what is wrong with it
+        return None
+    if not S_ISREG(state.st_mode):
+        return None
     return str(source), state.st_mtime_ns, state.st_size, *bounds
 
 

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from dynimg_plugin.video.errors import VideoError
 from dynimg_plugin.video.frame import Frame
-from dynimg_plugin.video.index import activity, build_index
+from dynimg_plugin.video.index import activity, build_index, refine
 from dynimg_plugin.video.reader import Reader, VideoLimits, as_video_errors
+from dynimg_plugin.video.sampling import VideoIndex
 
 FAR = 2_000  # packets after a seek without the wanted key packet
 
@@ -64,6 +65,14 @@ class FileVideo:
     def damaged(self) -> bool:
         """Packets were unreadable; what could be read is used."""
         return self._reader.damaged
+
+    def between(self, start: float | None, end: float | None) -> VideoIndex:
+        """The index of the part from `start` to `end` seconds; ValueError when no frame lies there."""
+        part = self.index.between(start, end)
+        if part.kind != "sparse" or (start is None and end is None):
+            return part
+        with as_video_errors(self.name):
+            return refine(self._reader, part)
 
     def activity(self) -> list[tuple[int, int]]:
         """(time, bytes) of the frames between the I-frames: the codec's own measure of change."""

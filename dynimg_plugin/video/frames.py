@@ -55,6 +55,10 @@ class FrameVideo:
     def close(self) -> None:
         """Nothing is open; here for the sake of `with`."""
 
+    def between(self, start: float | None, end: float | None) -> VideoIndex:
+        """The index of the part from `start` to `end` seconds; ValueError when no frame lies there."""
+        return self.index.between(start, end)
+
     def activity(self) -> list[tuple[int, int]]:
         raise VideoError(self.name, "frames carry no codec to tell motion by; use sampling='auto' or 'uniform'")
 

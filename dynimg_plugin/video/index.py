@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from av.packet import Packet
@@ -92,6 +93,17 @@ def _sparse(reader: Reader, keys: list[int], hidden: bool, frame_ticks: int, tic
     if last is None:
         return None
     return VideoIndex(tuple(sorted(found)), start if hidden else keys[0], last, frame_ticks, tick, "sparse")
+
+
+def refine(reader: Reader, index: VideoIndex) -> VideoIndex:
+    """A part of a sparse index with the I-frames of that part."""
+    found = set()
+    for i in range(MOST_HOPS):
+        at = index.first + i * (index.last - index.first) // MOST_HOPS
+        packet = reader.next_packet() if reader.seek(at, backward=False) else None
+        if packet is not None and packet.is_keyframe and not packet.is_discard and packet.pts is not None:
+            found |= {packet.pts} if index.first <= packet.pts <= index.last else set()
+    return replace(index, iframes=tuple(sorted(found)))
 
 
 def _next_key(reader: Reader, current: int, frame_ticks: int) -> Packet | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +40,15 @@ class VideoIndex:
         Raises:
             ValueError: when no frame lies in between.
         """
+        if not all(math.isfinite(bound) for bound in (start, end) if bound is not None):
+            raise ValueError(f"start={start} and end={end} must be seconds; leave out a bound to leave that side open")
         low = self.first if start is None else max(self.first, self.first + round(start / self.tick_seconds))
         high = self.last if end is None else min(self.last, self.first + round(end / self.tick_seconds))
         if low > high:
             duration = (self.last - self.first + self.frame_ticks) * self.tick_seconds
             raise ValueError(f"no frame lies between start={start} and end={end} seconds; the video has {duration:.2f}")
+        if high < self.last:  # sampling goes up to one tick before the frame after `last`: none may start after the end
+            high = max(low, high - self.frame_ticks + 1)
         return replace(self, first=low, last=high, iframes=tuple(time for time in self.iframes if low <= time <= high))
 
     def frame_start(self, time: int) -> int:
