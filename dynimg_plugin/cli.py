@@ -104,12 +104,11 @@ def ask(
     """Ask a checkpoint about a video."""
     import torch
 
-    from dynimg_plugin.config import DynImgConfig
     from dynimg_plugin.loading import load, stored_config
 
     config = None
     if option:
-        config = DynImgConfig.from_dict({**stored_config(model, adapter).to_dict(), **_pairs(option)})
+        config = stored_config(model, adapter).with_options(_pairs(option))
     if not video.exists():
         raise FileNotFoundError(f"{video}: no such file")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -134,13 +133,12 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
 ) -> None:
     """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""
-    from dynimg_plugin.config import DynImgConfig
     from dynimg_plugin.evaluation.run import run_lmms_eval
     from dynimg_plugin.loading import check_checkpoint, stored_config
 
     check_checkpoint(model)
     pairs = _pairs(option or [])
-    DynImgConfig.from_dict({**stored_config(model, adapter).to_dict(), **pairs})
+    stored_config(model, adapter).with_options(pairs)
     arguments = {"pretrained": model, "adapter": adapter, "device": device, **pairs}
     results = run_lmms_eval(arguments, tasks, output_path, limit=limit, batch_size=batch_size)
     typer.echo(f"results -> {results}")

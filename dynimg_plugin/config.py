@@ -119,6 +119,10 @@ class DynImgConfig:
             raise ValueError(f"unknown DynImg option(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         return cls(**values)
 
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """This config with some fields replaced by name; as from_dict(), an unknown name raises a ValueError."""
+        return self.from_dict({**self.to_dict(), **options})
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `dynimg_config.json` into `folder` (made when missing) and return its path."""
         path = Path(folder) / CONFIG_NAME

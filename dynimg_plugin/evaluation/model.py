@@ -176,7 +176,7 @@ def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]
 
 def _with_options(config: DynImgConfig, options: dict[str, Any]) -> DynImgConfig:
     try:
-        return DynImgConfig.from_dict({**config.to_dict(), **options})
+        return config.with_options(options)
     except ValueError as error:
         own = [name for name in inspect.signature(LlavaDynImg).parameters if name != "options"]
         raise ValueError(f"{error}. The model's other arguments: {', '.join(own)}") from error
