@@ -242,24 +242,30 @@ def draw(seed: int) -> np.ndarray:
 
 
 def draw_frames(scene: Scene) -> Iterator[np.ndarray]:
-    """The frames one by one, each (216, 288, 3) uint8 RGB."""
+    """The frames one by one, each (216, 288, 3) uint8 RGB. Only what moves or comes and goes is painted anew."""
+    empty = np.full((HEIGHT, WIDTH, 3), float(scene.grey))
+    _paint(empty, scene.static, scene.static.spans[0].start)
+    still, picture = np.rint(empty).astype(np.uint8), empty.copy()
     for frame in range(FRAMES):
-        picture = np.full((HEIGHT, WIDTH, 3), float(scene.grey))
-        for track in scene.tracks:
-            centre = track.at(frame)
-            if centre is not None:
-                _paint(picture, track, centre)
-        yield np.rint(picture).astype(np.uint8)
+        shown = [(track, track.at(frame)) for track in scene.tracks[1:]]
+        painted = [_paint(picture, track, centre) for track, centre in shown if centre is not None]
+        drawn = still.copy()
+        for area in painted:
+            drawn[area] = np.rint(picture[area]).astype(np.uint8)
+        for area in painted:
+            picture[area] = empty[area]
+        yield drawn
 
 
-def _paint(picture: np.ndarray, track: Track, centre: Point) -> None:
-    """Lays a shape over `picture` in place, its edge one pixel soft."""
+def _paint(picture: np.ndarray, track: Track, centre: Point) -> tuple[slice, slice]:
+    """Lays a shape over `picture` in place, its edge one pixel soft; returns the rows and columns it lies in."""
     columns, rows = (slice(max(int(c) - track.radius - 2, 0), int(c) + track.radius + 3) for c in centre)
     patch = picture[rows, columns]
     y = np.arange(rows.start, rows.start + patch.shape[0])[:, None] - centre[1]
     x = np.arange(columns.start, columns.start + patch.shape[1])[None, :] - centre[0]
     cover = np.clip(_depth(track.shape, x, y, float(track.radius)) + 0.5, 0.0, 1.0)[..., None]
     patch += cover * (np.array(COLOURS[track.colour], dtype=float) - patch)
+    return rows, columns
 
 
 def _depth(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
