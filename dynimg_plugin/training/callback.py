@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from dynimg_plugin.loading import restore_weights
 from dynimg_plugin.session import core_of
 from dynimg_plugin.training import probes
 from dynimg_plugin.training.parts import move_theta_apart, theta_norms, theta_parameters, uses_theta
@@ -50,7 +51,9 @@ class DynImgCallback(TrainerCallback):
         self._watch: Any = None
         self._arrived = False
         self._log = trainer.log
-        self.trainer.create_optimizer, self.trainer.log = self._create_optimizer, self._with_norms  # this instance's
+        self._load = trainer._load_from_checkpoint
+        trainer.create_optimizer, trainer.log = self._create_optimizer, self._with_norms  # this instance's only
+        trainer._load_from_checkpoint = self._load_checkpoint
 
     def _create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The trainer's own optimizer with theta apart; called after kernels are in place, before any wrapping."""
@@ -65,6 +68,14 @@ class DynImgCallback(TrainerCallback):
             move_theta_apart(optimizer, model, self.theta_lr)
         probes.check_theta_group(model, optimizer, theta_parameters(model))
         return optimizer
+
+    def _load_checkpoint(self, folder: str, model: Any = None) -> None:
+        """transformers 5.23 loads nothing of a whole LLaVA's checkpoint when it resumes: the names differ."""
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if sharded or hasattr(self.trainer.model, "peft_config"):
+            self._load(folder, model)
+        else:
+            restore_weights(self.trainer.model, folder)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.rope:
