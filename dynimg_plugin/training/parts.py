@@ -65,6 +65,15 @@ def keep_exact(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
+def name_wrapped_layers(model: nn.Module) -> None:
+    """Leave out classes that FSDP should wrap and that the model does not have: accelerate stops at them (SigLIP's
+    pooling head, which LLaVA-OneVision goes without)."""
+    there = {type(module).__name__ for module in model.modules()}
+    for module in model.modules():
+        if names := getattr(module, "_no_split_modules", None):
+            module._no_split_modules = sorted(there.intersection(names))
+
+
 def theta_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The thetas that are trained."""
     return [p for name, p in model.named_parameters() if p.requires_grad and part_of(name) == "theta"]

@@ -16,7 +16,7 @@ from dynimg_plugin.training.callback import DynImgCallback, Evaluate
 from dynimg_plugin.training.collator import DynImgCollator
 from dynimg_plugin.training.config import TrainConfig
 from dynimg_plugin.training.dataset import DynImgDataset
-from dynimg_plugin.training.parts import keep_exact, lora_config, train_parts
+from dynimg_plugin.training.parts import keep_exact, lora_config, name_wrapped_layers, train_parts
 from dynimg_plugin.training.saving import complete_checkpoint, save_result
 from dynimg_plugin.video import VideoLimits
 
@@ -109,6 +109,7 @@ def build_model(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any,
     else:
         train_parts(model, parts)
     keep_exact(model)
+    name_wrapped_layers(model)
     return model.train(), processor
 
 
