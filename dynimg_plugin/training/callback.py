@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dynimg_plugin.loading import restore_weights
 from dynimg_plugin.session import core_of
 from dynimg_plugin.training import probes
 from dynimg_plugin.training.parts import move_theta_apart, theta_norms, theta_parameters, uses_theta
+from dynimg_plugin.training.saving import check_adapter
 
 logger = logging.get_logger(__name__)
 Evaluate = Callable[[Any], dict[str, float]]
@@ -101,6 +103,10 @@ class DynImgCallback(TrainerCallback):
         gradients = [theta.grad for theta in theta_parameters(self.trainer.model)]
         if not self.trainer.is_deepspeed_enabled and not any(g is not None and g.norm() > 0 for g in gradients):
             raise ValueError("DynImgs with coordinates went through the model, but theta got no gradient from them")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            check_adapter(self.trainer.model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._watch is not None:

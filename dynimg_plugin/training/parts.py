@@ -15,13 +15,14 @@ from dynimg_plugin.training.config import ATTENTION
 PARTS = {  # first match wins; the language model is what none of them names
     "lora": ("lora_",),
     "theta": (".theta_",),
-    "projector": ("multi_modal_projector", "image_newline"),
+    "projector": ("multi_modal_projector",),
+    "image_newline": ("image_newline",),  # no DynImg uses it: never trained
     "vision_tower": ("vision_tower",),
 }
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to: lora, theta, projector, vision_tower or language_model."""
+    """The part that a parameter belongs to: lora, theta, projector, image_newline, vision_tower or language_model."""
     return next((part for part, words in PARTS.items() if any(word in name for word in words)), "language_model")
 
 
@@ -71,7 +72,7 @@ def name_wrapped_layers(model: nn.Module) -> None:
     there = {type(module).__name__ for module in model.modules()}
     for module in model.modules():
         if names := getattr(module, "_no_split_modules", None):
-            module._no_split_modules = sorted(there.intersection(names))
+            module.__dict__["_no_split_modules"] = sorted(there.intersection(names))
 
 
 def theta_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import Trainer
 
 from dynimg_plugin.processing import DynImgProcessor
@@ -19,11 +20,27 @@ def complete_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name[11:]), default=None)
 
 
+def check_adapter(model: Any, folder: Path) -> None:
+    """Stop when an adapter was saved without all of its weights, which peft does without a word behind wrappers."""
+    file = folder / "adapter_model.safetensors"
+    if not hasattr(model, "peft_config") or not file.is_file():
+        return
+    with safe_open(file, "pt") as tensors:
+        saved = len(list(tensors.keys()))
+    trained = sum(parameter.requires_grad for parameter in model.parameters())
+    if saved != trained:
+        raise ValueError(
+            f"{file} holds {saved} of {trained} trained weights; with FSDP set fsdp_activation_checkpointing: false "
+            "and use activation_checkpointing=true instead"
+        )
+
+
 def save_result(trainer: Trainer, processor: DynImgProcessor, config: TrainConfig, folder: Path) -> None:
     """Write weights, processor, dynimg_config.json and README.md; under several processes all must call it."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the checkpoints keep it
+        check_adapter(trainer.model, folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(trainer, config, folder.name), "utf-8")
 
