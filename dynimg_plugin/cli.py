@@ -145,6 +145,21 @@ def evaluate(
 
 
 @app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="YAML file, or a preset: lora_default | pllava_lora | paper_full")],
+    option: Annotated[
+        list[str] | None, typer.Argument(help="key=value: an option of TrainConfig, DynImgConfig or TrainingArguments")
+    ] = None,
+) -> None:
+    """Fine-tune a checkpoint with DynImgs, e.g. dynimg train lora_default base=DIR data=train.json output=adapter."""
+    from dynimg_plugin.training import read_config
+    from dynimg_plugin.training import train as run
+
+    result = run(read_config(config, option or []))
+    typer.echo(f"train loss {result.metrics['train_loss']:.4f}, {len(result.broken)} broken rows -> {result.output}")
+
+
+@app.command()
 def families() -> None:
     """List the model families that can be patched."""
     from dynimg_plugin.families import built_in_families, find_patch, supported_families
@@ -219,3 +234,7 @@ def main() -> None:
             raise
         typer.echo(f"dynimg: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":  # accelerate launch -m dynimg_plugin.cli train ..., torchrun -m dynimg_plugin.cli train ...
+    main()

@@ -62,6 +62,18 @@ def load(
     return (model if adapter is None else _with_adapter(model, adapter)), DynImgProcessor(base_processor, config)
 
 
+def restore_weights(model: Any, folder: str | Path) -> None:
+    """Copy into a patched model without adapter all weights of a checkpoint that save_pretrained() wrote of it.
+
+    Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
+    """
+    stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+    result = model.load_state_dict(stored, strict=False)
+    if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
+        raise ValueError(f"{folder} does not fit this model: {result}")
+    _restore_theta(model, folder, len(result.missing_keys))
+
+
 def _restore_theta(model: Any, base: str | Path, count: int) -> None:
     """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
     folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))

@@ -20,6 +20,7 @@ LAYERS = [
     {"tiny", "loading"},
     {"evaluation"},
     {"patches", "eval_tasks"},
+    {"training"},
     {"demo", "doctor"},
     {"cli"},
 ]
@@ -33,9 +34,11 @@ FILES = sorted(
 DOORS = {
     "av": {"video", "doctor"},
     "lmms_eval": {"evaluation", "doctor"},
-    "peft": {"loading"},
+    "datasets": {"training"},
+    "peft": {"loading", "training"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
+    "trl": {"training"},
     "typer": {"cli"},
 }
 

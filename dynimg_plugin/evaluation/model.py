@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
 from dynimg_plugin.loading import load, stored_config
+from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.video import VideoError, VideoLimits
 
 logger = logging.getLogger(__name__)
@@ -76,12 +77,25 @@ class LlavaDynImg(lmms):
         self.accelerator = Accelerator(cpu=str(device).startswith("cpu"))
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
-        self.batch_size = int(batch_size)
-        self.max_new_tokens = max_new_tokens
-        self._model, self.processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
-        self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
-        self.config = self.processor.config
-        self.prefetch = prefetch
+        model, processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
+        processor.limits = VideoLimits(timeout_seconds=video_timeout)
+        self._serve(model, processor, int(batch_size), max_new_tokens, prefetch)
+
+    @classmethod
+    def around(cls, model: Any, processor: DynImgProcessor, *, batch_size: int = 1) -> Self:
+        """The same for a model that is in memory, e.g. in training."""
+        served = cls.__new__(cls)
+        lmms.__init__(served)
+        served.accelerator = Accelerator()
+        served._rank, served._world_size = served.accelerator.process_index, served.accelerator.num_processes
+        served._serve(model, processor, batch_size, None, 2)
+        return served
+
+    def _serve(
+        self, model: Any, processor: DynImgProcessor, batch_size: int, max_new_tokens: int | None, prefetch: int
+    ) -> None:
+        self._model, self.processor, self.config = model, processor, processor.config
+        self.batch_size, self.max_new_tokens, self.prefetch = batch_size, max_new_tokens, prefetch
         keep = prefetch + self.batch_size + 1
         self.videos = ComposedVideos(self.processor.compose, keep=keep, workers=int(prefetch > 0))
         self.unreadable: dict[str, str] = {}
