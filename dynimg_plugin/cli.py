@@ -205,9 +205,9 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for everything that the demo makes")] = Path(
         "demo_out"
     ),
-    limit: Annotated[int, typer.Option(help="questions per task")] = 8,
+    limit: Annotated[int | None, typer.Option(help="held-out questions at most; by default all 240", min=1)] = None,
 ) -> None:
-    """Draw a clip, compose its DynImgs, evaluate a tiny checkpoint on motion_qa."""
+    """Compose a clip's DynImgs, ask the small models that ship about it, print their accuracies side by side."""
     from dynimg_plugin.demo import run
 
     run(video, output, limit)

@@ -81,6 +81,7 @@ class TrainConfig:
         train_parts: parts whose own weights are trained: vision_tower, projector, language_model, theta.
         theta_lr: learning rate of theta, absolute, whatever learning_rate is. Weight decay never applies to theta.
         random_prompts: draw prompt frames at random, anew in every epoch (paper); otherwise as in evaluation.
+        keep_composed: read every video once and keep its DynImgs in memory, for small sets; not with random_prompts.
         max_broken: share of rows whose video cannot be read that is tolerated.
         max_length: longest sequence in tokens, None for no limit; longer rows lose the end of their answer.
         video_timeout: seconds that reading one video may take.
@@ -107,6 +108,7 @@ class TrainConfig:
     train_parts: tuple[Part, ...] = ("projector", "theta")
     theta_lr: float = 1e-2
     random_prompts: bool = True
+    keep_composed: bool = False
     max_broken: float = 0.05
     max_length: int | None = None
     video_timeout: float = 60.0

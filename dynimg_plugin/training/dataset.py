@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from dynimg_plugin.composition import DynImg
 from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.training.rows import Row, open_path, read_rows
 from dynimg_plugin.video import VideoError
@@ -37,6 +38,7 @@ class DynImgDataset(Dataset[dict[str, Any]]):
             drawn depends on seed, row and epoch alone, not on workers, ranks or order.
         max_broken: tolerated share of broken rows among all rows.
         quarantine: .jsonl file to name broken rows in; shared by workers and ranks.
+        keep_composed: read every video once and keep its DynImgs in memory; each worker keeps its own. Not with a seed.
 
     Raises:
         FileNotFoundError: none of the first files is there.
@@ -52,6 +54,7 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         seed: int | None = None,
         max_broken: float = 0.05,
         quarantine: str | Path | None = None,
+        keep_composed: bool = False,
     ) -> None:
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
         self.rows = [row for source in listed for row in read_rows(source, root)]
@@ -60,6 +63,11 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         self.processor, self.seed, self.max_broken = processor, seed, max_broken
         self.quarantine = None if quarantine is None else Path(quarantine)
         self.broken: dict[str, str] = {}
+        if keep_composed and seed is not None:
+            raise ValueError(
+                "keep_composed=True keeps one choice of prompt frames; give random_prompts=False (seed=None)"
+            )
+        self._kept: dict[Path, list[DynImg]] | None = {} if keep_composed else None
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # persistent workers see it change
         _check_some_exist(self.rows)
 
@@ -116,9 +124,16 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         return {
             "id": row.id,
             "messages": row.messages,
-            "videos": [self.processor.compose(path, seed=self._draw(row)) for path in videos],
+            "videos": [self._compose(path, row) for path in videos],
             "images": [_picture(path) for path in images],
         }
+
+    def _compose(self, path: Path, row: Row) -> list[DynImg]:
+        if self._kept is None:
+            return self.processor.compose(path, seed=self._draw(row))
+        if path not in self._kept:
+            self._kept[path] = self.processor.compose(path)
+        return self._kept[path]
 
     def _draw(self, row: Row) -> int | None:
         return None if self.seed is None else zlib.crc32(f"{self.seed}/{self._epoch.item()}/{row.id}".encode())

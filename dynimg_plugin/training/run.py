@@ -121,6 +121,7 @@ def _dataset(sources: Any, config: TrainConfig, processor: DynImgProcessor, seed
         seed=seed if config.random_prompts else None,
         max_broken=config.max_broken,
         quarantine=Path(config.output) / QUARANTINE,
+        keep_composed=config.keep_composed,
     )
 
 
