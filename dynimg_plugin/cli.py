@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
 Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
 Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
+LoraAlpha = Annotated[float | None, typer.Option(help="another strength of LoRA than in training")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
 ]
@@ -131,6 +133,7 @@ def evaluate(
     output_path: Annotated[Path, typer.Option(help="folder for results and answers")] = Path("results"),
     batch_size: Annotated[int, typer.Option(help="questions answered together", min=1)] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
+    lora_alpha: LoraAlpha = None,
 ) -> None:
     """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""
     from dynimg_plugin.evaluation.run import run_lmms_eval
@@ -139,7 +142,7 @@ def evaluate(
     check_checkpoint(model)
     pairs = _pairs(option or [])
     stored_config(model, adapter).with_options(pairs)
-    arguments = {"pretrained": model, "adapter": adapter, "device": device, **pairs}
+    arguments = {"pretrained": model, "adapter": adapter, "lora_alpha": lora_alpha, "device": device, **pairs}
     results = run_lmms_eval(arguments, tasks, output_path, limit=limit, batch_size=batch_size)
     typer.echo(f"results -> {results}")
 
@@ -150,13 +153,46 @@ def train(
     option: Annotated[
         list[str] | None, typer.Argument(help="key=value: an option of TrainConfig, DynImgConfig or TrainingArguments")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only print what would be trained, and its memory")
+    ] = False,
 ) -> None:
     """Fine-tune a checkpoint with DynImgs, e.g. dynimg train lora_default base=DIR data=train.json output=adapter."""
-    from dynimg_plugin.training import read_config
+    from dynimg_plugin.training import plan, read_config
     from dynimg_plugin.training import train as run
 
-    result = run(read_config(config, option or []))
+    chosen = read_config(config, option or [])
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(plan(chosen, name=Path(config).stem))
+    if dry_run:
+        return
+    result = run(chosen)
     typer.echo(f"train loss {result.metrics['train_loss']:.4f}, {len(result.broken)} broken rows -> {result.output}")
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="folder of an adapter")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
+    base: Annotated[str | None, typer.Option(help="its checkpoint; by default the one that it names")] = None,
+    lora_alpha: LoraAlpha = None,
+) -> None:
+    """Merge an adapter into its base: a whole checkpoint, theta included."""
+    from dynimg_plugin.training.exporting import merge as run
+
+    typer.echo(f"merged -> {run(adapter, _new(output), base=base, lora_alpha=lora_alpha)}")
+
+
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="LLaVA's LoRA output with non_lora_trainables.bin")],
+    base: Annotated[str, typer.Option(help="the same model in transformers' format, hub id or folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
+) -> None:
+    """Make an adapter (safetensors, theta = 0) of what LLaVA's own LoRA training wrote."""
+    from dynimg_plugin.training.exporting import convert as run
+
+    typer.echo(f"adapter -> {run(folder, _new(output), base=base)}")
 
 
 @app.command()
@@ -179,9 +215,7 @@ def tiny(
     """Write a complete random tiny checkpoint, for trying things out offline."""
     from dynimg_plugin.tiny import write_tiny
 
-    if output.is_dir() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; give a new folder")
-    folder = write_tiny(family, output, seed=seed)
+    folder = write_tiny(family, _new(output), seed=seed)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
 
@@ -211,6 +245,12 @@ def demo(
     from dynimg_plugin.demo import run
 
     run(video, output, limit)
+
+
+def _new(folder: Path) -> Path:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    return folder
 
 
 def _pairs(options: list[str]) -> dict[str, Any]:

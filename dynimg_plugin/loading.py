@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
-from dynimg_plugin.hub import config_file
+from dynimg_plugin.hub import config_file, file_beside
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -24,6 +25,7 @@ def load(
     config: DynImgConfig | None = None,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
+    lora_alpha: float | None = None,
 ) -> tuple[Any, DynImgProcessor]:
     """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
 
@@ -33,6 +35,7 @@ def load(
         config: by default the adapter's or the base folder's dynimg_config.json, else DynImgConfig().
         dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
         device_map: as in from_pretrained().
+        lora_alpha: another strength of LoRA than in training (PLLaVA trains with 32 and answers with 4).
 
     Returns:
         (model in eval mode, processor).
@@ -46,6 +49,8 @@ def load(
     config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
     if adapter is not None and config != stored:
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
+    if adapter is None and lora_alpha is not None:
+        raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
     base_processor = AutoProcessor.from_pretrained(base)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, device_map=device_map, output_loading_info=True
@@ -59,7 +64,8 @@ def load(
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
         _restore_theta(model, base, len(stored_theta))
-    return (model if adapter is None else _with_adapter(model, adapter)), DynImgProcessor(base_processor, config)
+    processor = DynImgProcessor(base_processor, config)
+    return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
 def restore_weights(model: Any, folder: str | Path) -> None:
@@ -142,19 +148,37 @@ def _check_folder(base: str | Path) -> None:
         )
 
 
-def _with_adapter(model: Any, adapter: str | Path) -> Any:
-    """Put the adapter on the patched model; peft itself drops keys that do not fit without a word."""
-    from peft import PeftModel, get_peft_model_state_dict
+def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = None) -> Any:
+    """Put an adapter on a model that apply_dynimg() patched; the peft model is returned in eval mode.
+
+    Use it instead of PeftModel.from_pretrained(), which drops theta and whatever else does not fit without a word.
+
+    Raises:
+        ValueError: the model is not patched, or with another config than the adapter's dynimg_config.json names; the
+            adapter does not fit the model, or is pickled.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    config = dynimg_config(model)
+    trained = stored_config("", adapter, config)
+    if config not in (trained, replace(trained, grid=config.grid, patch_size=config.patch_size)):
+        raise ValueError(f"the adapter was trained with {trained}, but the model is patched with {config}")
+    if file_beside(adapter, "adapter_model.safetensors") is None:
+        raise ValueError(
+            f"{adapter} has no adapter_model.safetensors; pickled adapters (.bin) are not opened, see `dynimg convert`"
+        )
     stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    if dynimg_config(model).rope_4d and not any(THETA in name for name in stored):
+    if config.rope_4d and not any(THETA in name for name in stored):
         raise ValueError(
             f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
             "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
         )
+    peft_config: Any = PeftConfig.from_pretrained(str(adapter))
+    if lora_alpha is not None:
+        peft_config.lora_alpha = lora_alpha
     try:
-        loaded = PeftModel.from_pretrained(model, adapter)
+        loaded = PeftModel.from_pretrained(model, adapter, config=peft_config)
     except (KeyError, RuntimeError) as error:  # missing parts, or shapes of another base
         raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
     taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}

@@ -35,6 +35,7 @@ class LlavaDynImg(lmms):
     Args:
         pretrained: hub id or folder of the checkpoint.
         adapter: folder of a peft adapter; `peft` is another name for it.
+        lora_alpha: another strength of LoRA than in training.
         device: "cuda", "cuda:1", "cpu"; by default CUDA where there is one. Under several processes each takes its own.
         device_map: as in from_pretrained(), instead of `device`.
         dtype: "auto", "float32", "bfloat16" or "float16".
@@ -55,6 +56,7 @@ class LlavaDynImg(lmms):
         pretrained: str | None = None,
         adapter: str | None = None,
         peft: str | None = None,
+        lora_alpha: float | None = None,
         device: str | None = None,
         device_map: str | None = None,
         dtype: str = "auto",
@@ -77,7 +79,8 @@ class LlavaDynImg(lmms):
         self.accelerator = Accelerator(cpu=str(device).startswith("cpu"))
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
-        model, processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
+        placed = device_map or {"": str(own)}
+        model, processor = load(pretrained, adapter, config, dtype, placed, lora_alpha=lora_alpha)
         processor.limits = VideoLimits(timeout_seconds=video_timeout)
         self._serve(model, processor, int(batch_size), max_new_tokens, prefetch)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dynimg_plugin.patching import dynimg_config
-from dynimg_plugin.training.config import ATTENTION
+from dynimg_plugin.training.config import ATTENTION, TrainConfig
 
 PARTS = {  # first match wins; the language model is what none of them names
     "lora": ("lora_",),
@@ -42,7 +42,10 @@ def lora_config(
         targets: names of linear layers of a decoder layer.
         parts: what is trained and saved whole; leave "theta" out for DynImgConfig(rope_4d=False).
     """
-    saved = [{"theta": "rotary_emb", "projector": "multi_modal_projector"}[part] for part in parts]
+    whole = {"theta": "rotary_emb", "projector": "multi_modal_projector"}
+    if odd := set(parts) - set(whole):
+        raise ValueError(f"{', '.join(odd)} cannot be trained beside LoRA; allowed: {', '.join(whole)}")
+    saved = [whole[part] for part in parts]
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -53,10 +56,15 @@ def lora_config(
     )
 
 
-def train_parts(model: nn.Module, parts: Iterable[str]) -> None:
-    """Freeze everything but `parts` of a model without adapter."""
+def set_up_parts(model: Any, config: TrainConfig) -> Any:
+    """The patched model with LoRA around it, or with everything frozen but config.train_parts."""
+    parts = [part for part in config.train_parts if part != "theta" or uses_theta(model)]
+    if config.lora_r:
+        lora = lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets, parts=parts)
+        return get_peft_model(model, lora)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
+    return model
 
 
 def keep_exact(model: nn.Module) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
 from dynimg_plugin.config import DynImgConfig
@@ -16,7 +15,7 @@ from dynimg_plugin.training.callback import DynImgCallback, Evaluate
 from dynimg_plugin.training.collator import DynImgCollator
 from dynimg_plugin.training.config import TrainConfig
 from dynimg_plugin.training.dataset import DynImgDataset
-from dynimg_plugin.training.parts import keep_exact, lora_config, name_wrapped_layers, train_parts
+from dynimg_plugin.training.parts import keep_exact, name_wrapped_layers, set_up_parts
 from dynimg_plugin.training.saving import complete_checkpoint, save_result
 from dynimg_plugin.video import VideoLimits
 
@@ -102,12 +101,7 @@ def build_model(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any,
     asked = DynImgConfig().with_options(config.dynimg) if config.dynimg else None
     model, processor = load(config.base, config=asked, dtype="auto" if mixed else "float32")
     processor.limits = VideoLimits(timeout_seconds=config.video_timeout)
-    parts = [part for part in config.train_parts if part != "theta" or processor.config.rope_4d]
-    if config.lora_r:
-        lora = lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets, parts=parts)
-        model = get_peft_model(model, lora)
-    else:
-        train_parts(model, parts)
+    model = set_up_parts(model, config)
     keep_exact(model)
     name_wrapped_layers(model)
     return model.train(), processor
