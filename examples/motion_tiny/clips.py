@@ -10,9 +10,13 @@ import numpy as np
 
 from dynimg_plugin.eval_tasks.motion_qa.dataset import rows
 from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
-from dynimg_plugin.eval_tasks.motion_qa.scenes import FPS, draw_frames, make_scene
+from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, FPS, Scene, draw_frames, make_scene
 from dynimg_plugin.video.write import write_video
 
+ROLES = ("user", "assistant")
+SIMPLE = 2  # simple questions of either kind per clip
+SHAPE_OF = "What shape is the {} object?\nAnswer with a single word."
+IS_THERE = "Is there a {} object?\nAnswer with a single word."
 FAST = {"preset": "ultrafast"}  # a third of the time; thousands of clips are drawn
 
 
@@ -32,14 +36,28 @@ def _draw(seed: int, path: Path) -> None:
     write_video(path, draw_frames(make_scene(seed)), fps=FPS, gop=250, options=FAST)
 
 
+def simple_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """`count` each of two kinds of questions that name a colour, so that looking one up is learned early."""
+    shapes = {track.colour: track.shape for track in scene.tracks}
+    shown, absent = list(shapes), [colour for colour in COLOURS if colour not in shapes]
+    about = [shown[i] for i in rng.permutation(len(shown))[:count]]
+    asked = [(SHAPE_OF.format(colour), shapes[colour]) for colour in about]
+    for _ in range(count):
+        among = absent if absent and rng.integers(2) else shown
+        colour = among[rng.integers(len(among))]
+        asked.append((IS_THERE.format(colour), "yes" if colour in shapes else "no"))
+    return asked
+
+
 def write_conversations(path: Path, count: int, *, seed: int) -> Path:
-    """`messages` rows for `dynimg train`: one per clip, its five questions in random order."""
+    """`messages` rows for `dynimg train`, one per clip: its five questions and simple ones, in random order."""
     rng, asked = np.random.default_rng(seed), rows("train", count)
     with path.open("w", encoding="utf-8") as file:
-        for first in range(0, len(asked), 5):
-            order = [asked[first + i] for i in rng.permutation(5)]
-            turns = [turn for row in order for turn in (("user", open_prompt(row)), ("assistant", row["answer"]))]
+        for clip in range(count):
+            own = [(open_prompt(row), row["answer"]) for row in asked[5 * clip : 5 * clip + 5]]
+            own += simple_questions(make_scene(clip), rng, SIMPLE)
+            turns = [turn for i in rng.permutation(len(own)) for turn in zip(ROLES, own[i], strict=True)]
             messages = [{"role": role, "content": text} for role, text in turns]
-            video = clip_file(Path(), order[0]["seed"]).name
+            video = clip_file(Path(), clip).name
             file.write(json.dumps({"id": video, "video": video, "messages": messages}) + "\n")
     return path

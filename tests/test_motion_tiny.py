@@ -1,0 +1,82 @@
+"""dynimg-motion-tiny: the trained checkpoints that ship load as any other, are small and answer what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynimg_plugin.demo import ARMS, MOTION_TINY, answer, arm_accuracies, table
+from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
+from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
+from dynimg_plugin.loading import load
+from dynimg_plugin.patching import describe_dynimg
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {arm: load(MOTION_TINY / arm) for arm in ARMS}
+
+
+@pytest.fixture(scope="module")
+def figures(models):
+    return {arm: arm_accuracies(*models[arm], limit=120) for arm in ("key_frames", "dynimg")}
+
+
+def test_every_arm_loads_with_its_own_config(models):
+    configs = {arm: processor.config for arm, (_, processor) in models.items()}
+    assert [(c.fusion, c.rope_4d) for c in configs.values()] == [("none", False), ("canvas", False), ("canvas", True)]
+    assert {c.tokens_per_video for c in configs.values()} == {64}
+    norms = describe_dynimg(models["dynimg_4d_rope"][0]).theta_norms
+    assert set(norms) == {"t", "h", "w"}
+    assert min(norms.values()) > 0.01
+
+
+def test_it_is_small_and_complete():
+    weights = list(MOTION_TINY.rglob("*.safetensors"))
+    assert len(weights) == len(ARMS)
+    assert sum(path.stat().st_size for path in weights) <= 5e6
+    assert not [path for path in MOTION_TINY.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    assert (MOTION_TINY / "README.md").is_file()
+
+
+def test_its_tokenizer_keeps_any_text(models):
+    tokenizer = models["dynimg"][1].tokenizer
+    for text in ("What does the dog do, naïvely?\n", *(open_prompt(row) for row in rows("held_out", 4))):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert max(len(tokenizer(open_prompt(row)).input_ids) for row in rows("held_out", 40)) <= 4
+
+
+def test_the_held_out_figures_are_within_their_bounds(figures):
+    keys, ours = figures["key_frames"], figures["dynimg"]
+    assert min(keys["accuracy_key_frames"], ours["accuracy_key_frames"]) >= 85
+    assert ours["accuracy_direction_fast"] >= 75
+    assert keys["accuracy_direction_fast"] <= 45  # a guess is right in 25, key frames tell nothing
+    assert ours["accuracy_between"] >= keys["accuracy_between"] + 15
+
+
+def test_it_answers_about_a_real_file(models, tmp_path):
+    row = next(row for row in rows("held_out", 1) if row["category"] == "direction_slow")
+    assert answer(*models["dynimg"], clip_path(row, tmp_path), open_prompt(row)) == row["answer"]
+
+
+def test_the_table_has_a_column_per_arm_and_tells_what_was_not_asked():
+    printed = table({"dynimg": {"accuracy_count": 12.5}, "key_frames": {}}).splitlines()
+    assert printed[0].split("  ")[-1].strip() == "key frames only"
+    count = next(line for line in printed if "count" in line)
+    assert count.split()[-2:] == ["12.5", "-"]
+
+
+def test_the_demo_takes_a_video_of_your_own(one_iframe_clip, tmp_path):
+    dynimg = Path(sys.executable).with_name("dynimg")
+    done = subprocess.run(
+        [dynimg, "demo", one_iframe_clip, "-o", tmp_path / "out", "--limit", "5"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(one_iframe_clip) in done.stdout
+    assert "DynImg + 4D RoPE" in done.stdout
+    assert (tmp_path / "out" / "dynimgs_annotated.png").is_file()
