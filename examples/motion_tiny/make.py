@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--tower-steps", type=int, default=2500)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw clips")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="as `dynimg train` takes them")
+    parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="as `dynimg train` takes them")
     given = parser.parse_args()
     start = time.process_time()
     clips = draw_clips(given.output / "clips", given.clips, workers=given.workers)
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"tower: {time.process_time() - start:.0f} CPU seconds in this process", flush=True)
     figures = {}
     for arm in given.arms:
-        folder = make_arm(arm, base, data, given.output / arm, seed=given.seed, changes=given.changes)
+        folder = make_arm(arm, base, data, given.output / arm, seed=given.seed, changes=given.train)
         print(f"{arm}: {time.process_time() - start:.0f} CPU seconds so far", flush=True)
         figures[arm] = arm_accuracies(*load(folder))
     (given.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
