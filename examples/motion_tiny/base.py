@@ -16,8 +16,8 @@ from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, DIRECTIONS, SHAPE
 from dynimg_plugin.families import family_module
 
 ANSWER = "<|answer|>"
-# DynImgs of 128 x 128 pixels: key 6 x 8 patches -> 3 x 4 cells, each prompt 2 x 2 patches -> 1 cell; 64 tokens.
-DYNIMG = DynImgConfig(pooled_size=4)
+# DynImgs of 128 x 128 pixels: key 4 x 8 patches -> 2 x 4 cells, each of two prompts 4 x 4 patches -> 2 x 2 cells.
+DYNIMG = DynImgConfig(num_prompts=2, pooled_size=4)
 ARMS = {
     "key_frames": DYNIMG.with_options({"fusion": "none", "rope_4d": False}),
     "dynimg": DYNIMG.with_options({"rope_4d": False}),
@@ -100,10 +100,9 @@ def build_base(seed: int) -> tuple[Any, Any]:
 
 
 def match_at_first(model: Any) -> None:
-    """In half of the heads keys start as copies of queries: they look up what is alike, a word and what shows it.
+    """Keys start as copies of queries: attention begins by looking up what is alike, a word and what shows it.
 
-    From independent keys alone, no question that names an object was learned within 1500 steps.
+    From independent keys, no question that names an object was learned within 1000 steps.
     """
     for layer in model.model.language_model.layers:
-        half = layer.self_attn.q_proj.out_features // 2
-        layer.self_attn.k_proj.weight.data[:half] = layer.self_attn.q_proj.weight.data[:half]
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)

@@ -10,7 +10,6 @@ from dynimg_plugin import DynImgLayout
 from dynimg_plugin.composition import DynImg
 from dynimg_plugin.eval_tasks.motion_qa.scenes import (
     COLOURS,
-    DIRECTIONS,
     FPS,
     HEIGHT,
     SHAPES,
@@ -25,8 +24,7 @@ FINE = 3  # a cell's objects are placed in 3 x 3 parts of it
 SAMPLES = 4  # a patch's cover is counted on 4 x 4 points
 NUM_COVER = len(COLOURS) + len(SHAPES)
 NUM_WORDS = len(COLOURS) + len(SHAPES)
-NUM_FACTS = len(COLOURS) * (FINE * FINE + len(SHAPES) + len(DIRECTIONS))
-STILL = 24  # pixels; what shifts less within a DynImg does not move
+NUM_FACTS = len(COLOURS) * (FINE * FINE + len(SHAPES))
 _COLOUR, _SHAPE = ({name: i for i, name in enumerate(names)} for names in (COLOURS, SHAPES))
 
 
@@ -60,14 +58,11 @@ def cover(scene: Scene, dynimg: DynImg, layout: DynImgLayout) -> np.ndarray:
 def cells(scene: Scene, dynimg: DynImg, layout: DynImgLayout) -> np.ndarray:
     """(cells, NUM_WORDS + NUM_FACTS) of 0 and 1: by the objects whose centre lies in a cell.
 
-    Words: which colours, which shapes. Facts: for each colour, where in the cell (3 x 3), of which shape, and in which
-    direction it moves from its first to its last frame in this DynImg.
+    Words: which colours, which shapes. Facts: for each colour, where in the cell (3 x 3), and of which shape.
     """
     words = np.zeros((layout.pooled, layout.pooled, NUM_WORDS), np.uint8)
     place = np.zeros((layout.pooled, layout.pooled, len(COLOURS), FINE * FINE), np.uint8)
     shape = np.zeros((layout.pooled, layout.pooled, len(COLOURS), len(SHAPES)), np.uint8)
-    moves = np.zeros((layout.pooled, layout.pooled, len(COLOURS), len(DIRECTIONS)), np.uint8)
-    headings = {track.colour: heading(track, dynimg) for track in scene.tracks}
     for region, tracks in shown(scene, dynimg, layout):
         for track, cx, cy in tracks:
             y, x = (min(max(c, 0.0), 0.9999) * n for c, n in ((cy, region.cells.h), (cx, region.cells.w)))
@@ -76,18 +71,4 @@ def cells(scene: Scene, dynimg: DynImg, layout: DynImgLayout) -> np.ndarray:
             words[*at, colour] = words[*at, len(COLOURS) + form] = 1
             place[*at, colour, int(y % 1 * FINE) * FINE + int(x % 1 * FINE)] = 1
             shape[*at, colour, form] = 1
-            if headings[track.colour] is not None:
-                moves[*at, colour, headings[track.colour]] = 1
-    return np.concatenate([part.reshape(layout.num_tokens, -1) for part in (words, place, shape, moves)], -1)
-
-
-def heading(track: Track, dynimg: DynImg) -> int | None:
-    """Index in DIRECTIONS of where an object goes within a DynImg; None when it stays or shows only once."""
-    times = sorted(round(frame.pts_seconds * FPS) for frame in dynimg.frames)
-    seen = [centre for centre in map(track.at, times) if centre is not None]
-    dx, dy = (seen[-1][axis] - seen[0][axis] if seen else 0.0 for axis in (0, 1))
-    if max(abs(dx), abs(dy)) < STILL:
-        return None
-    sign = (dx > 0) - (dx < 0), 0
-    along = sign if abs(dx) > abs(dy) else (0, (dy > 0) - (dy < 0))
-    return list(DIRECTIONS.values()).index(along)
+    return np.concatenate([part.reshape(layout.num_tokens, -1) for part in (words, place, shape)], -1)

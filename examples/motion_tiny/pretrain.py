@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from base import ARMS
+from base import ARMS, DYNIMG
 from labels import NUM_COVER, NUM_FACTS, NUM_WORDS, cells, cover
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
@@ -22,7 +22,7 @@ from dynimg_plugin import DynImgLayout, DynImgProcessor
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, SHAPES, make_scene
 from dynimg_plugin.pooling import pool_tokens
 
-WEIGHTS = {"cover": 100.0, "words": 30.0, "facts": 100.0}  # the labels are rare: about 1 in 50
+WEIGHTS = {"cover": 100.0, "words": 30.0, "facts": 100.0, "cell": 3.0}  # most labels are rare: about 1 in 50
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def compose_all(processor: DynImgProcessor, clips: Sequence[tuple[int, Path]]) -
 
 
 class Teacher(nn.Module):
-    """Reads patches and pooled tokens linearly; words through the language model's own embeddings of them."""
+    """Linear readers of patches and pooled tokens; words are read with the language model's own embeddings."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -57,17 +57,18 @@ class Teacher(nn.Module):
         self.register_buffer("names", torch.tensor([tokenizer(name).input_ids for name in names]).flatten())
         self.cover = nn.Linear(width, NUM_COVER)
         self.facts = nn.Linear(model.config.text_config.hidden_size, NUM_FACTS)
+        self.cell = nn.Linear(model.config.text_config.hidden_size, DYNIMG.tokens_per_image)
         self.rarity = nn.Parameter(torch.full((NUM_WORDS,), -2.0))
 
     def forward(self, pixels: Tensor, layout: DynImgLayout) -> dict[str, Tensor]:
         patches = self.core.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
         tokens = pool_tokens(self.core.multi_modal_projector(patches)[:, None], layout)
         words = 0.5 * tokens @ self.core.language_model.embed_tokens.weight[self.names].T + self.rarity
-        return {"cover": self.cover(patches), "words": words, "facts": self.facts(tokens)}
+        return {"cover": self.cover(patches), "words": words, "facts": self.facts(tokens), "cell": self.cell(tokens)}
 
     def trained(self) -> list[nn.Parameter]:
         tower = [*self.core.vision_tower.parameters(), *self.core.multi_modal_projector.parameters()]
-        own = [*self.cover.parameters(), *self.facts.parameters(), self.rarity]
+        own = [*self.cover.parameters(), *self.facts.parameters(), *self.cell.parameters(), self.rarity]
         return [*tower, self.core.language_model.embed_tokens.weight, *own]
 
 
@@ -113,6 +114,7 @@ def _loss(teacher: Teacher, processor: DynImgProcessor, shown: Shown, chosen: np
     read = teacher(pixels, shown.layout)
     found = torch.from_numpy(shown.cells[chosen]).float()
     wanted = {"words": found[..., :NUM_WORDS], "facts": found[..., NUM_WORDS:]}
+    wanted["cell"] = torch.eye(DYNIMG.tokens_per_image).expand(len(chosen), -1, -1)
     wanted["cover"] = torch.from_numpy(shown.covers[chosen]).float()
     return sum(
         (WEIGHTS[name] * F.binary_cross_entropy_with_logits(read[name], wanted[name]) for name in WEIGHTS),
