@@ -21,6 +21,7 @@ from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
 from dynimg_plugin.loading import load, stored_config
+from dynimg_plugin.ops import Implementation
 from dynimg_plugin.video import VideoError, VideoLimits
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class LlavaDynImg(lmms):
         max_new_tokens: replaces the tasks' own limit.
         prefetch: videos composed ahead of the model in a thread; 0 composes each when its question comes.
         video_timeout: seconds that reading one video may take.
+        implementation: of 4D RoPE: "auto", "native", "triton" or "reference".
         options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False.
 
     Raises:
@@ -62,6 +64,7 @@ class LlavaDynImg(lmms):
         max_new_tokens: int | None = None,
         prefetch: int = 4,
         video_timeout: float = 60.0,
+        implementation: Implementation = "auto",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -78,7 +81,8 @@ class LlavaDynImg(lmms):
         own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
-        self._model, self.processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
+        devices = device_map or {"": str(own)}
+        self._model, self.processor = load(pretrained, adapter, config, dtype, devices, implementation)
         self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
         self.config = self.processor.config
         self.prefetch = prefetch
