@@ -31,10 +31,31 @@ namespace {
 
 constexpr int64_t CHUNK = 64;
 
+// Bits of a half-precision number: c10's classes have constructors that the compiler will not inline into every clone.
+struct F16 {
+  uint16_t bits;
+};
+struct BF16 {
+  uint16_t bits;
+};
+
+template <typename scalar>
+struct StorageOf {
+  using type = scalar;
+};
+template <>
+struct StorageOf<c10::Half> {
+  using type = F16;
+};
+template <>
+struct StorageOf<c10::BFloat16> {
+  using type = BF16;
+};
+
 template <typename scalar>
 using acc_of = std::conditional_t<std::is_same_v<scalar, double>, double, float>;
 
-// ---- loads, stores and rounding, written so that the compiler can vectorise them
+// ---- loads, stores and rounding, without branches, so that the compiler can vectorise them
 
 INLINE uint32_t bits_of(float x) {
   uint32_t bits;
@@ -50,28 +71,44 @@ INLINE float float_of(uint32_t bits) {
 
 INLINE float load(float x) { return x; }
 INLINE double load(double x) { return x; }
-INLINE float load(c10::Half x) { return static_cast<float>(x); }
-INLINE float load(c10::BFloat16 x) { return float_of(static_cast<uint32_t>(x.x) << 16); }
+INLINE float load(BF16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
 
-template <typename scalar>
-INLINE scalar store(acc_of<scalar> x) {
-  return static_cast<scalar>(x);
+INLINE float load(F16 x) {  // moved into fp32's fields, the exponent is short of 127 - 15 = 112
+  const uint32_t sign = (x.bits & 0x8000u) << 16, rest = (x.bits & 0x7fffu) << 13;
+  const uint32_t special = rest >= 0x0f800000 ? 0x7f800000 : 0;  // infinity and NaN
+  return float_of(sign | special | bits_of(float_of(rest) * 0x1p112f));
 }
 
 // To nearest, ties to even, in the upper 16 bits. A NaN of bf16 or of arithmetic (0x7fc00000) has no lower bits that
 // could carry, so it stays one.
 INLINE uint32_t to_nearest(uint32_t bits) { return bits + 0x7fff + ((bits >> 16) & 1); }
 
+template <typename scalar>
+INLINE scalar store(acc_of<scalar> x) {
+  return static_cast<scalar>(x);
+}
+
 template <>
-INLINE c10::BFloat16 store<c10::BFloat16>(float x) {
-  return c10::BFloat16(static_cast<uint16_t>(to_nearest(bits_of(x)) >> 16), c10::BFloat16::from_bits());
+INLINE BF16 store<BF16>(float x) {
+  return {static_cast<uint16_t>(to_nearest(bits_of(x)) >> 16)};
+}
+
+template <>
+INLINE F16 store<F16>(float x) {
+  const uint32_t sign = bits_of(x) & 0x80000000, rest = bits_of(x) ^ sign;
+  const uint32_t normal = (rest - (112u << 23) + 0xfff + ((rest >> 13) & 1)) >> 13;
+  const uint32_t small = bits_of(float_of(rest) + 0.5f) - 0x3f000000;  // 0.5 has the spacing of fp16's subnormals
+  uint32_t half = rest < 0x38800000 ? small : normal;                  // below 2^-14
+  half = rest >= 0x47800000 ? 0x7c00 : half;                           // from 65536 on: infinity
+  half = rest > 0x7f800000 ? 0x7e00 : half;                            // NaN
+  return {static_cast<uint16_t>(sign >> 16 | half)};
 }
 
 // As eager PyTorch rounds every intermediate result to the dtype.
 template <typename scalar, bool EAGER>
 INLINE acc_of<scalar> rounded(acc_of<scalar> x) {
   if constexpr (!EAGER || std::is_same_v<scalar, acc_of<scalar>>) return x;
-  else if constexpr (std::is_same_v<scalar, c10::BFloat16>) return float_of(to_nearest(bits_of(x)) & 0xffff0000);
+  else if constexpr (std::is_same_v<scalar, BF16>) return float_of(to_nearest(bits_of(x)) & 0xffff0000);
   else return load(store<scalar>(x));
 }
 
@@ -242,12 +279,17 @@ template <typename scalar>
 struct Kernels;
 BOTH(f64, double)
 BOTH(f32, float)
-BOTH(f16, c10::Half)
-BOTH(bf16, c10::BFloat16)
+BOTH(f16, F16)
+BOTH(bf16, BF16)
 
 // ---- the operators
 
-#define DISPATCH(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "rope4d", __VA_ARGS__)
+// Runs body(a storage value), whose type names the kernels.
+template <typename Body>
+void dispatch(at::ScalarType type, Body body) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "rope4d",
+                                  [&] { body(typename StorageOf<scalar_t>::type{}); });
+}
 
 template <typename Body>
 void for_each_chunk(int64_t batch, int64_t tokens, Body body) {
@@ -262,13 +304,14 @@ void for_each_chunk(int64_t batch, int64_t tokens, Body body) {
 
 void rotate(const at::Tensor& q, const at::Tensor& k, const at::Tensor& q_out, const at::Tensor& k_out,
             const Tables& tables, bool interleaved, bool match_eager) {
-  DISPATCH(q.scalar_type(), [&] {
-    const Forward<scalar_t> f{{heads_of<scalar_t>(q), heads_of<scalar_t>(k)},
-                              {heads_of<scalar_t>(q_out), heads_of<scalar_t>(k_out)},
-                              tables.angles<acc_of<scalar_t>>(), q.size(3)};
-    const auto kernel = Kernels<scalar_t>::forward[interleaved][match_eager];
+  dispatch(q.scalar_type(), [&](auto storage) {
+    using scalar = decltype(storage);
+    const Forward<scalar> f{{heads_of<scalar>(q), heads_of<scalar>(k)},
+                              {heads_of<scalar>(q_out), heads_of<scalar>(k_out)},
+                              tables.angles<acc_of<scalar>>(), q.size(3)};
+    const auto kernel = Kernels<scalar>::forward[interleaved][match_eager];
     for_each_chunk(q.size(0), q.size(2), [&](int64_t, int64_t i, int64_t begin, int64_t end) {
-      std::vector<acc_of<scalar_t>> buffer(2 * f.angles.pairs);
+      std::vector<acc_of<scalar>> buffer(2 * f.angles.pairs);
       kernel(f, i, begin, end, buffer.data());
     });
   });
@@ -303,14 +346,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
   const int64_t chunks = gq.size(0) * ((gq.size(2) + CHUNK - 1) / CHUNK);
   const int64_t d = theta.size(1);
   std::vector<double> partial(need_theta ? chunks * 3 * d : 0);
-  DISPATCH(gq.scalar_type(), [&] {
-    const Backward<scalar_t> f{{heads_of<scalar_t>(gq), heads_of<scalar_t>(gk)},
-                               {heads_of<scalar_t>(yq), heads_of<scalar_t>(yk)},
-                               {heads_of<scalar_t>(dq), heads_of<scalar_t>(dk)},
-                               tables.angles<acc_of<scalar_t>>(), gq.size(3), need_theta};
-    const auto kernel = Kernels<scalar_t>::backward[interleaved];
+  dispatch(gq.scalar_type(), [&](auto storage) {
+    using scalar = decltype(storage);
+    const Backward<scalar> f{{heads_of<scalar>(gq), heads_of<scalar>(gk)},
+                               {heads_of<scalar>(yq), heads_of<scalar>(yk)},
+                               {heads_of<scalar>(dq), heads_of<scalar>(dk)},
+                               tables.angles<acc_of<scalar>>(), gq.size(3), need_theta};
+    const auto kernel = Kernels<scalar>::backward[interleaved];
     for_each_chunk(gq.size(0), gq.size(2), [&](int64_t chunk, int64_t i, int64_t begin, int64_t end) {
-      std::vector<acc_of<scalar_t>> buffer(3 * d);
+      std::vector<acc_of<scalar>> buffer(3 * d);
       kernel(f, i, begin, end, buffer.data(), need_theta ? partial.data() + chunk * 3 * d : nullptr);
     });
   });
