@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from dynimg_plugin.ops import library, reference
-from dynimg_plugin.ops.implementations import NAMES, Implementation, choose, describe, require
+from dynimg_plugin.ops.implementations import NAMES, Implementation, choose, describe, missing, require
 
-__all__ = ["Implementation", "choose", "describe", "require", "rope4d", "rope4d_"]
+__all__ = ["NAMES", "Implementation", "choose", "describe", "missing", "require", "rope4d", "rope4d_"]
 
 MAX_CUDA_PAIRS = 256  # csrc/rope4d_block.h: what fits into shared memory
 

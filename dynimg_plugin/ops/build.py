@@ -63,7 +63,8 @@ def plan(wanted: str, report: dict[str, Any]) -> list[tuple[str, Callable[[], An
     except ImportError as error:
         if wanted != "auto":
             raise SystemExit(f"DYNIMG_BUILD={wanted} needs torch: {error}; install torch first") from error
-        report["why"].append(f"torch was not there while building ({error})")
+        report["why"].append("torch was not there when it was to be built")
+        report["without_torch"] = True
         return []
     report |= {"torch": torch.__version__, "sources": digest()}
     tries = []
@@ -97,7 +98,7 @@ def _extension(cpp_extension: Any, name: str) -> Any:
 
 def setup_arguments(wanted: str) -> dict[str, Any]:
     """`ext_modules` and `cmdclass` for setup(); empty when nothing can be built, and then the report is written."""
-    report: dict[str, Any] = {"built": "none", "why": [], "torch": None, "arch": None, "sources": None}
+    report: dict[str, Any] = {"built": "none", "why": [], "without_torch": False, "torch": None, "arch": None}
     tries = plan(wanted, report)
     if not tries:
         write_report(report, PACKAGE)

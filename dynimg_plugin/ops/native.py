@@ -16,11 +16,19 @@ MEND = "dynimg build-ext"
 
 @dataclass(frozen=True)
 class Native:
-    """What was built; `devices` it serves, and in one sentence why it serves no more; `stale` asks for a rebuild."""
+    """What was built: the devices it serves, and in one sentence why no more.
+
+    `stale`: it was built once and is refused. `mendable`: building it again would give more.
+    """
 
     devices: frozenset[str] = field(default_factory=frozenset)
     why: str = ""
     stale: bool = False
+    without_torch: bool = False
+
+    @property
+    def mendable(self) -> bool:
+        return self.stale or self.without_torch
 
 
 @cache
@@ -28,11 +36,11 @@ def load_native() -> Native:
     """Load `_C` once per process. What is wrong with it is returned, not raised: PyTorch code can stand in."""
     report = PACKAGE / REPORT
     if not report.exists():
-        return Native(why="it was never built")
+        return Native(why="it was never built", without_torch=True)
     built = json.loads(report.read_text("utf-8"))
     reasons = "; ".join(built["why"])
     if built["built"] == "none":
-        return Native(why=reasons)
+        return Native(why=reasons, without_torch=built["without_torch"])
     if built["torch"] != torch.__version__:
         return Native(why=f"it was built for torch {built['torch']}, this is {torch.__version__}", stale=True)
     if (PACKAGE / "csrc").is_dir() and built["sources"] != digest():
