@@ -20,7 +20,6 @@ from dynimg_plugin.eval_tasks.motion_qa.questions import (
     CATEGORIES,
     multiple_choice_prompt,
     open_prompt,
-    read_letter,
     score_multiple_choice,
     score_open,
 )

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from dynimg_plugin.composition import DynImg
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
-from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
+from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.evaluation.samples import UNREADABLE
 from dynimg_plugin.loading import load, stored_config
 from dynimg_plugin.video import VideoError, VideoLimits
 

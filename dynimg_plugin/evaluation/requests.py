@@ -10,8 +10,6 @@ from lmms_eval.protocol import ChatMessages
 
 from dynimg_plugin.video import Clip
 
-UNREADABLE = "[the video could not be read]"  # an answer that tasks can tell from a wrong one
-
 
 @dataclass
 class Question:
