@@ -79,7 +79,7 @@ class Judge:
             "model": self.model,
             "url": self._url,
             "sampling": self._transport.sampling,
-            "prompts": {protocol: prompt_hash(protocol) for protocol in PROTOCOLS},  # type: ignore[arg-type]
+            "prompts": {protocol: prompt_hash(protocol) for protocol in PROTOCOLS},
             "date": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
             "served_by": sorted({name for _, name in self._used}),
         }

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-Protocol = Literal["qa", "correctness", "detail", "context", "temporal", "consistency"]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)
-ASPECTS = PROTOCOLS[1:]
+ASPECTS = ("correctness", "detail", "context", "temporal", "consistency")
+PROTOCOLS = ("qa", *ASPECTS)
 Messages = list[dict[str, str]]
 
 
@@ -31,7 +30,7 @@ class JudgeRequest:
         video: the video's name; confidence intervals resample videos. The judge does not see it.
     """
 
-    protocol: Protocol
+    protocol: str
     question: str
     answer: str
     prediction: str
@@ -105,7 +104,7 @@ def messages(request: JudgeRequest) -> Messages:
     ]
 
 
-def prompt_hash(protocol: Protocol) -> str:
+def prompt_hash(protocol: str) -> str:
     """Twelve hex digits that change whenever the wording of a protocol does."""
     other = {"question2": "<q2>", "prediction2": "<p2>"} if protocol == "consistency" else {}
     return fingerprint(messages(JudgeRequest(protocol, "<q>", "<a>", "<p>", **other)))[:12]

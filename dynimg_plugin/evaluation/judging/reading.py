@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dynimg_plugin.evaluation.judging.protocols import Protocol
-
 YES = {"yes", "y", "true", "correct", "right"}
 NO = {"no", "n", "false", "incorrect", "wrong"}
 FIELDS = {"pred": "pred", "prediction": "pred", "correct": "pred", "score": "score"}
@@ -44,7 +42,7 @@ def failure(reason: str, reply: str | None = None) -> Verdict:
     return Verdict(None, None, reason, reply)
 
 
-def read(reply: str | None, protocol: Protocol) -> Verdict:
+def read(reply: str | None, protocol: str) -> Verdict:
     """The verdict in a reply, `failed` where there is none.
 
     Read are JSON and Python dicts, bare, inside prose or code fences, after thinking tags, and `pred: yes, score: 4`;

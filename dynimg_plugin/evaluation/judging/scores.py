@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from dynimg_plugin.evaluation.judging.protocols import ASPECTS, JudgeRequest
 from dynimg_plugin.evaluation.judging.reading import Verdict
 
 MAX_FAILED = 0.01  # share of requests without a verdict above which a run counts as failed
+QA_METRICS = ("accuracy", "score")
+ASPECT_METRICS = (*ASPECTS, "aspect_mean", "per_judgement")
 Interval = tuple[float, float] | None
 
 
@@ -21,24 +23,24 @@ class JudgeFailed(ValueError):
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Numbers of one protocol on one set of requests; what was not judged is in no mean.
+class Summary:
+    """The numbers of some requests; what was not judged is in no mean.
 
     Attributes:
-        total: requests; `judged` + `failed`.
-        accuracy: percent of the judged that are right; None under the five aspects or without any verdict.
-        score: mean of the judged, 0 to 5; None without any verdict.
-        accuracy_interval, score_interval: 95 %, from whole videos drawn anew; None with fewer than two videos.
-        reasons: why requests failed, and how many.
+        metrics: under protocol qa `accuracy` (percent) and `score` (0 to 5). Under the five aspects the score of each,
+            `aspect_mean`, which weighs the five alike, and `per_judgement`, which weighs every verdict alike, so that
+            correctness, detail and context count about four times as much as temporal and consistency (PLLaVA's 3.48
+            for its 34B is of this kind, its aspect mean is 3.32). None: no verdict, or for both averages not of every
+            aspect.
+        intervals: 95 % each, from whole videos drawn anew; None with fewer than two videos.
+        total, failed: requests, and those without a verdict.
+        reasons: why, and how many.
     """
 
+    metrics: dict[str, float | None]
+    intervals: dict[str, Interval]
     total: int
-    judged: int
     failed: int
-    accuracy: float | None
-    score: float | None
-    accuracy_interval: Interval
-    score_interval: Interval
     reasons: dict[str, int]
 
     @property
@@ -49,10 +51,9 @@ class Scores:
     def check(self) -> None:
         """Raise JudgeFailed when more than MAX_FAILED of the requests have no verdict."""
         if self.failed_share > MAX_FAILED:
-            commonest = max(self.reasons, key=lambda reason: self.reasons[reason])
             raise JudgeFailed(
                 f"judge_failed: {self.failed} of {self.total} requests have no verdict, more than {MAX_FAILED:.0%} "
-                f"(most often: {commonest}); mend the judge and run again, only these will be asked"
+                f"(most often: {next(iter(self.reasons))}); mend the judge and run again, only these will be asked"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,78 +61,74 @@ class Scores:
         return {**asdict(self), "failed_share": self.failed_share}
 
 
-def score(requests: Sequence[JudgeRequest], verdicts: Sequence[Verdict], *, seed: int = 0) -> Scores:
-    """Accuracy, mean score and failures of requests of one protocol."""
-    pairs = [(r, v) for r, v in zip(requests, verdicts, strict=True) if v.failed is None]
-    videos = [request.video for request, _ in pairs]
-    points = [float(verdict.score or 0.0) for _, verdict in pairs]
-    right = [100.0 * verdict.correct for _, verdict in pairs if verdict.correct is not None]
-    if right and len(right) != len(pairs):
-        raise ValueError("qa requests and those of the five aspects have no common accuracy; score each protocol apart")
-    return Scores(
-        total=len(requests),
-        judged=len(pairs),
-        failed=len(requests) - len(pairs),
-        accuracy=_mean(right),
-        score=_mean(points),
-        accuracy_interval=bootstrap(right, videos, seed=seed) if right else None,
-        score_interval=bootstrap(points, videos, seed=seed),
-        reasons=dict(Counter(verdict.failed for verdict in verdicts if verdict.failed is not None).most_common()),
-    )
+def summarise(requests: Sequence[JudgeRequest], verdicts: Sequence[Verdict], *, seed: int = 0) -> Summary:
+    """All numbers of requests and their verdicts; see Summary."""
+    judged = [pair for pair in zip(requests, verdicts, strict=True) if pair[1].failed is None]
+    metrics: dict[str, float | None] = {}
+    intervals: dict[str, Interval] = {}
+    for name, rows in _measures({request.protocol for request in requests}, judged):
+        values, videos, groups = zip(*rows, strict=True) if rows else ((), (), ())
+        metrics[name] = mean(values, groups)
+        intervals[name] = bootstrap(values, videos, groups, seed=seed)
+    reasons = Counter(verdict.failed for verdict in verdicts if verdict.failed is not None)
+    return Summary(metrics, intervals, len(requests), len(requests) - len(judged), dict(reasons.most_common()))
 
 
-def aspect_averages(aspects: Mapping[str, Scores]) -> dict[str, float | None]:
-    """Both readings of Video-ChatGPT's average; None while an aspect has no verdict.
+def _measures(
+    protocols: set[str], judged: list[tuple[JudgeRequest, Verdict]]
+) -> Iterator[tuple[str, list[tuple[float, str, str]]]]:
+    """Each metric's name and its (value, video, group) rows."""
+    rows: dict[str, list[tuple[float, str, str]]] = defaultdict(list)
+    for request, verdict in judged:
+        rows[request.protocol].append((float(verdict.score or 0), request.video, request.protocol))
+    if "qa" in protocols:
+        yield "accuracy", [(100.0 * bool(v.correct), r.video, "qa") for r, v in judged if r.protocol == "qa"]
+        yield "score", rows["qa"]
+    if protocols & set(ASPECTS):
+        yield from ((aspect, rows[aspect]) for aspect in ASPECTS if aspect in protocols)
+        together = [row for aspect in ASPECTS for row in rows[aspect]] if all(rows[a] for a in ASPECTS) else []
+        yield "aspect_mean", together
+        yield "per_judgement", [(value, video, "") for value, video, _ in together]
 
-    `aspect_mean` weighs the five aspects alike. `per_judgement` weighs every verdict alike, so that correctness, detail
-    and context count about four times as much as temporal and consistency (PLLaVA's published 3.48 for its 34B is of
-    this kind; its aspect mean is 3.32).
-    """
-    found = [aspects[name] for name in ASPECTS if name in aspects and aspects[name].score is not None]
-    if len(found) < len(ASPECTS):
-        return {"aspect_mean": None, "per_judgement": None}
-    total = sum(float(one.score or 0.0) * one.judged for one in found)
-    return {
-        "aspect_mean": _mean([float(one.score or 0.0) for one in found]),
-        "per_judgement": total / sum(one.judged for one in found),
-    }
+
+def mean(values: Sequence[float], groups: Sequence[str]) -> float | None:
+    """The mean of the groups' means; None without values."""
+    sums, counts = _table(values, [""] * len(values), groups)
+    return float((sums / counts).mean()) if len(values) else None
 
 
 def bootstrap(
-    values: Sequence[float],
-    videos: Sequence[str],
-    groups: Sequence[str] | None = None,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    values: Sequence[float], videos: Sequence[str], groups: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """95 % confidence interval of a mean. Questions about one video hang together, so whole videos are drawn anew.
+    """95 % confidence interval of `mean`. Questions about one video hang together, so whole videos are drawn anew.
 
     Args:
         values: one number per question.
         videos: the video of each; the clusters.
-        groups: with them, the mean of the groups' means (five aspects, MVBench's 20 tasks) instead of the plain mean.
+        groups: the aspect, or MVBench's task, of each; all the same for a plain mean.
 
     Returns:
         (low, high), or None with fewer than two videos.
     """
-    names, cluster = np.unique(np.asarray(videos, dtype=str), return_inverse=True)
-    if len(names) < 2:
+    sums, counts = _table(values, videos, groups)
+    clusters = len(sums)
+    if clusters < 2:
         return None
-    _, group = np.unique(np.asarray(groups or [""] * len(values), dtype=str), return_inverse=True)
-    sums = np.zeros((len(names), group.max() + 1))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, (cluster, group), values)
-    np.add.at(counts, (cluster, group), 1)
     generator = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
-        weights = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
-        total = weights @ counts
-        means.append(((weights @ sums)[total > 0] / total[total > 0]).mean())
+        weights = np.bincount(generator.integers(clusters, size=clusters), minlength=clusters)
+        drawn = weights @ counts
+        means.append(((weights @ sums)[drawn > 0] / drawn[drawn > 0]).mean())
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _table(values: Sequence[float], videos: Sequence[str], groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of the values, videos x groups."""
+    names, row = np.unique(np.asarray(videos, dtype=str), return_inverse=True)
+    kinds, column = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    sums, counts = np.zeros((2, len(names), len(kinds)))
+    np.add.at(sums, (row, column), np.asarray(values, dtype=float))
+    np.add.at(counts, (row, column), 1)
+    return sums, counts
