@@ -6,16 +6,14 @@ process: the model that was made last.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-PARTS = ("decode", "compose", "vision", "language")
+from dynimg_plugin.evaluation.judging import Judge
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,10 @@ class Settings:
     judge_cache: str | None = None
     judge_concurrency: int = 8
     judge_timeout: float = 60.0
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [one.name for one in fields(cls)]
 
     def __post_init__(self) -> None:
         if (self.judge_url is None) is not (self.judge_model is None):
@@ -70,29 +72,24 @@ class Measurements:
             for part, spent in seconds.items():
                 self.seconds[part] += spent
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to a part."""
-        began = perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[part] += perf_counter() - began
+    def add(self, part: str, seconds: float) -> None:
+        """Count time spent on a part."""
+        with self._lock:
+            self.seconds[part] += seconds
 
     def summary(self, tokens_per_video: int) -> dict[str, Any]:
-        """For the record. Vision and language run once per question, decode and compose once per video."""
-        runs = {"decode": self.videos, "compose": self.videos, "vision": self.questions, "language": self.questions}
+        """For the record. A video is decoded and composed once, and seen and answered about once per question."""
+        each = dict.fromkeys(("decode", "compose"), self.videos) | dict.fromkeys(("vision", "answer"), self.questions)
+        spent = {part: self.seconds[part] / n if n and part in self.seconds else None for part, n in each.items()}
+        answer, vision = spent.pop("answer"), spent["vision"]
+        spent["language"] = answer if answer is None or vision is None else answer - vision
         return {
             "videos": self.videos,
             "questions": self.questions,
             "answers_reused": self.reused,
             "tokens_per_video": tokens_per_video,
             "iframe_share": self.iframes / self.frames if self.frames else None,
-            "seconds_per_video": {
-                part: self.seconds[part] / runs[part] if part in self.seconds and runs[part] else None
-                for part in PARTS
-            },
+            "seconds_per_video": spent,
         }
 
 
@@ -102,11 +99,41 @@ class Evaluation:
 
     Attributes:
         facts: fields of RunRecord that the model knows: checkpoint, adapter, dtype, device, dynimg.
+        tokens_per_video: visual tokens; 0 when the model is not llava_dynimg.
+        tasks: name -> fields of its TaskRecord.
     """
 
     settings: Settings = field(default_factory=Settings)
     facts: dict[str, Any] = field(default_factory=dict)
-    measured: Measurements | None = None
+    tokens_per_video: int = 0
+    measured: Measurements = field(default_factory=Measurements)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _judge: Judge | None = None
+
+    def the_judge(self) -> Judge:
+        """The judge that the settings name, the same object every time."""
+        if self._judge is None:
+            given = self.settings
+            if given.judge_url is None or given.judge_model is None:
+                raise ValueError("no judge is named; give judge_url and judge_model")
+            self._judge = Judge(
+                given.judge_url,
+                given.judge_model,
+                cache_dir=given.judge_cache or judge_cache(),
+                concurrency=given.judge_concurrency,
+                timeout=given.judge_timeout,
+            )
+        return self._judge
+
+    def summary(self) -> dict[str, Any] | None:
+        """Measurements for the record; None for models that make none."""
+        return self.measured.summary(self.tokens_per_video) if self.facts else None
+
+
+def judge_cache() -> Path:
+    """Where replies of judges are kept unless told otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "dynimg_plugin" / "judge"
 
 
 _current = [Evaluation()]

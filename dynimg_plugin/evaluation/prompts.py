@@ -34,7 +34,7 @@ class Prompt:
 
     def messages(self, row: Row, wording: int = 0) -> list[dict[str, Any]]:
         """The conversation about a row's video, in lmms-eval's chat format."""
-        video = {"type": "video", "url": row.video, "start_time": row.start, "end_time": row.end}
+        video: dict[str, Any] = {"type": "video", "url": row.video, "start_time": row.start, "end_time": row.end}
         turns = [("system", [_text(self.system)])] if self.system else []
         turns.append(("user", [video, _text(self.question(row, wording))]))
         turns += [("assistant", [_text(self.prefix)])] if self.prefix else []
@@ -77,9 +77,9 @@ PROMPTS = {
             "{question}",
             max_new_tokens=100,
             system=(
-                "You are Video-ChatGPT, a large vision-language assistant. You are able to understand the video content "
-                "that the user provides, and assist the user with a variety of tasks using natural language.Follow "
-                "the instructions carefully and explain your answers in detail based on the provided video."
+                "You are Video-ChatGPT, a large vision-language assistant. You are able to understand the video "
+                "content that the user provides, and assist the user with a variety of tasks using natural language."
+                "Follow the instructions carefully and explain your answers in detail based on the provided video."
             ),
         ),
     },

@@ -77,17 +77,17 @@ class VideoFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._paths: dict[str, str] = {}
-        found = (os.path.join(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
-        videos = [path for path in found if os.path.splitext(path)[1].lower() in VIDEOS]
-        for path in sorted(videos, key=lambda path: (VIDEOS.index(os.path.splitext(path)[1].lower()), path)):
-            self._paths.setdefault(os.path.splitext(os.path.basename(path))[0], path)
+        self._paths: dict[str, Path] = {}
+        found = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+        videos = [path for path in found if path.suffix.lower() in VIDEOS]
+        for path in sorted(videos, key=lambda path: (VIDEOS.index(path.suffix.lower()), path)):
+            self._paths.setdefault(path.stem, path)
 
     def path(self, name: str, prefix: str = "") -> str:
         """The file of a video that the annotations name with or without ending; else where it was looked for."""
-        stem, ending = os.path.splitext(name)
-        stem = stem if ending.lower() in VIDEOS else name
-        for candidate in dict.fromkeys((prefix + stem, stem)):
+        given = Path(name)
+        stem, ending = (given.stem, given.suffix) if given.suffix.lower() in VIDEOS else (name, ".mp4")
+        for candidate in (prefix + stem, stem):
             if candidate in self._paths:
-                return self._paths[candidate]
-        return str(self.folder / f"{prefix}{stem}{ending if ending.lower() in VIDEOS else '.mp4'}")
+                return str(self._paths[candidate])
+        return str(self.folder / f"{prefix}{stem}{ending}")

@@ -1,9 +1,9 @@
 """Video-ChatGPT's benchmark: three files of questions, five aspects to judge.
 
-    ROOT/[any folders/]generic_qa.json       [{"video_name", "Q", "A"}, ...]    correctness, detail, context
-                       temporal_qa.json      [{"video_name", "Q", "A"}, ...]    temporal
-                       consistency_qa.json   [{"video_name", "Q1", "Q2", "A"}, ...]    both answers, judged together
-                       Test_Videos/...       any folders, any endings
+ROOT/[any folders/]generic_qa.json       [{"video_name", "Q", "A"}, ...]    correctness, detail, context
+                   temporal_qa.json      [{"video_name", "Q", "A"}, ...]    temporal
+                   consistency_qa.json   [{"video_name", "Q1", "Q2", "A"}, ...]    both answers, judged together
+                   Test_Videos/...       any folders, any endings
 """
 
 from __future__ import annotations

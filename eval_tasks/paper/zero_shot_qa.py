@@ -1,8 +1,8 @@
-"""Open questions in the layout of Video-LLaVA's GPT_Zero_Shot_QA, which most people have: MSVD, MSRVTT, TGIF, ActivityNet.
+"""Open questions in the layout of GPT_Zero_Shot_QA (Video-LLaVA's), which most people have.
 
-    ROOT/[GPT_Zero_Shot_QA/]MSVD_Zero_Shot_QA/test_q.json    [{"video_name", "question", "question_id"}, ...]
-                                              test_a.json    [{"answer", "question_id"}, ...]
-                                              videos/...     any folders, any endings
+ROOT/[GPT_Zero_Shot_QA/]MSVD_Zero_Shot_QA/test_q.json    [{"video_name", "question", "question_id"}, ...]
+                                          test_a.json    [{"answer", "question_id"}, ...]
+                                          videos/...     any folders, any endings
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def rows(
     ]
 
 
-def joined(
-    questions: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], place: Path
-) -> list[dict[str, Any]]:
+def joined(questions: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], place: Path) -> list[dict[str, Any]]:
     """Each question with its answer: by question_id where both files have one for every row, else by place.
 
     Raises:
