@@ -26,6 +26,7 @@ class TaskRecord:
         unanswered: questions about those videos.
         judge: Judge.identity; None when nothing was judged.
         judge_failed: share (0 to 1) of the judge's requests without a verdict; None when nothing was judged.
+        intervals: metric -> 95 % (low, high) clustered by video, for the judged ones (`Summary.intervals`).
         samples: name of the file beside the record that holds every answer; None when answers were not logged.
     """
 
@@ -39,6 +40,7 @@ class TaskRecord:
     unanswered: int = 0
     judge: dict[str, Any] | None = None
     judge_failed: float | None = None
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
     samples: str | None = None
 
 
