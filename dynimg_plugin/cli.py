@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dynimg_plugin import __version__
+from dynimg_plugin.cli_judging import judge, report
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -17,6 +18,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command()(judge)
+app.command()(report)
 
 DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]

@@ -20,7 +20,7 @@ LAYERS = [
     {"tiny", "loading"},
     {"evaluation"},
     {"patches", "eval_tasks"},
-    {"demo", "doctor"},
+    {"demo", "doctor", "cli_judging"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -36,7 +36,7 @@ DOORS = {
     "peft": {"loading"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_judging"},
 }
 
 
