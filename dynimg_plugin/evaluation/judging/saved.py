@@ -98,11 +98,14 @@ def judge_saved(path: Path, judge: Judge) -> Judgement | None:
     verdicts = judge.verdicts(requests)
     task = path.stem.partition("_samples_")[2] or path.stem
     judgement = Judgement(task, path.name, judge.identity, summarise(requests, verdicts))
-    stem = f"{path.stem}.{file_name(judge.model)}"
-    lines = map(_line, requests, verdicts)
-    write(path.with_name(stem + VERDICTS), "\n".join(lines))
-    judgement.save(path.with_name(stem + JUDGEMENT))
+    write(beside(path, judge.model, VERDICTS), "\n".join(map(_line, requests, verdicts)))
+    judgement.save(beside(path, judge.model, JUDGEMENT))
     return judgement
+
+
+def beside(samples: Path, model: str, ending: str) -> Path:
+    """Where what a judge made of a sample file is kept."""
+    return samples.with_name(f"{samples.stem}.{file_name(model)}{ending}")
 
 
 def find_judgements(folder: Path, samples: Sequence[str]) -> list[Judgement]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynimg_plugin.evaluation.judging.saved import Judgement
+from dynimg_plugin.evaluation.judging.saved import VERDICTS, Judgement, beside
 from dynimg_plugin.evaluation.reporting.markdown import number
 from dynimg_plugin.evaluation.samples import judge_free, read_samples
 
@@ -19,4 +19,5 @@ def judged_lines(path: Path, judgement: Judgement | None, asked: int) -> list[st
     free = {name: f"{number(name, value)} (no judge)" for name, value in judge_free(read_samples(path)).items()}
     lines = [f"{judgement.task}, judged by {judge['model']} ({judge['date']}), {asked} requests sent"]
     lines += [f"  {name:<14} {text}" for name, text in {**judged, **failed, **free}.items()]
-    return lines + [f"  {count} x {reason}" for reason, count in list(summary.reasons.items())[:5]]
+    lines += [f"  {count} x {reason}" for reason, count in list(summary.reasons.items())[:5]]
+    return [*lines, f"  every verdict -> {beside(path, judge['model'], VERDICTS)}"]

@@ -60,8 +60,10 @@ def _cell(metric: str, result: TaskResult | None) -> str:
 
 
 def _metrics(task: str, found: Sequence[TaskResult | None], all_metrics: bool) -> list[str]:
+    """Those with a figure of the paper first, MVBench's tasks last."""
     metrics = dict.fromkeys(metric for result in found if result for metric in result.scores)
-    return [m for m in metrics if all_metrics or reported(task, m) or not is_category(m)]
+    shown = [metric for metric in metrics if all_metrics or reported(task, metric) or not is_category(metric)]
+    return sorted(shown, key=lambda metric: (is_category(metric), reported(task, metric) is None))
 
 
 def _in_order(tasks: Iterable[str]) -> list[str]:
@@ -100,7 +102,7 @@ def _notes(names: dict[str, Run]) -> Iterable[str]:
     yield ORIGIN
     yield "[low, high]: 95 %, from whole videos drawn anew 1000 times. Accuracies are percent, scores go from 0 to 5."
     judges = {name: run.judge for name, run in names.items() if run.judge is not None}
-    if len({signature(judge) for judge in judges.values()}) > 1:
+    if len({(signature(judge), str(judge.get("served_by"))) for judge in judges.values()}) > 1:
         yield f"{', '.join(judges)} were not all judged by the same judge: their judged figures do not compare."
     results = {f"{name}, {task}": result for name, run in names.items() for task, result in run.tasks.items()}
     for place, result in results.items():
@@ -108,7 +110,9 @@ def _notes(names: dict[str, Run]) -> Iterable[str]:
             yield f"(!) {place}: {result.judge_failed:.1%} of the judge's requests have no verdict; judge again."
     if any("(part)" in _questions(result) for result in results.values()):
         yield "(part): not all questions of the split were asked."
-    tasks = {task for run in names.values() for task in run.tasks}
-    for figure in REPORTED:
-        if figure.note and figure.task in tasks:
-            yield f"paper, {figure.task} {figure.metric}: {figure.note}."
+    shown = {(task, metric) for run in names.values() for task, one in run.tasks.items() for metric in one.scores}
+    yield from dict.fromkeys(
+        f"paper, {figure.task}: {figure.note}."
+        for figure in REPORTED
+        if figure.note and (figure.task, figure.metric) in shown
+    )

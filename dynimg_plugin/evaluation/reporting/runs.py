@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynimg_plugin.evaluation.judging.saved import Judgement, find_judgements
+from dynimg_plugin.evaluation.judging.saved import find_judgements
 from dynimg_plugin.evaluation.judging.scores import ASPECT_METRICS, QA_METRICS, Interval, bootstrap
 from dynimg_plugin.evaluation.record import RECORD, RunRecord, TaskRecord, find_records
 from dynimg_plugin.evaluation.samples import Sample, is_category, read_samples
@@ -66,7 +66,7 @@ def collect(folders: Iterable[Path]) -> list[Run]:
         if not records:
             raise FileNotFoundError(f"{folder} holds no *{RECORD}; give the --output_path of an evaluation")
         setups: dict[str, Run] = {}
-        results: dict[str, dict[str, list[TaskResult]]] = defaultdict(dict)
+        results: dict[str, dict[str, dict[str | None, TaskResult]]] = defaultdict(dict)
         for path in records:
             record = RunRecord.load(path)
             key = json.dumps([record.model, record.checkpoint, record.adapter, record.dynimg], sort_keys=True)
@@ -76,22 +76,23 @@ def collect(folders: Iterable[Path]) -> list[Run]:
     return runs
 
 
-def _judged(folder: Path, name: str, task: TaskRecord) -> list[TaskResult]:
-    """A task under each of its judges; the judge of the run first, unless judged again by the same later."""
-    free = {metric: value for metric, value in task.scores.items() if metric not in JUDGED}
-    own = TaskResult(free, {}, None, None, task)
+def _judged(folder: Path, name: str, task: TaskRecord) -> dict[str | None, TaskResult]:
+    """A task under each of its judges, a later judgement by the same before that of the run; under None without any."""
+    judged = set() if task.judge is None else JUDGED
+    own = TaskResult(
+        {metric: value for metric, value in task.scores.items() if metric not in judged}, {}, None, None, task
+    )
     if task.samples and (folder / task.samples).exists():
         own = replace(own, intervals=intervals(read_samples(folder / task.samples)))
-    results = {signature(task.judge): _add(own, task.scores, task.intervals, task.judge, task.judge_failed)}
+    results: dict[str | None, TaskResult] = {None: own}
+    if task.judge is not None:
+        scores = {metric: value for metric, value in task.scores.items() if metric in JUDGED}
+        results[signature(task.judge)] = _add(own, scores, task.intervals, task.judge, task.judge_failed)
     for later in find_judgements(folder, [task.samples or ""]):
-        results.pop(None, None)
-        results[signature(later.judge)] = _from(own, later)
-    return list(results.values())
-
-
-def _from(own: TaskResult, judgement: Judgement) -> TaskResult:
-    summary = judgement.summary
-    return _add(own, summary.metrics, summary.intervals, judgement.judge, summary.failed_share)
+        summary = later.summary
+        added = _add(own, summary.metrics, summary.intervals, later.judge, summary.failed_share)
+        results[signature(later.judge)] = added
+    return results
 
 
 def _add(
@@ -101,24 +102,17 @@ def _add(
     judge: dict[str, Any] | None,
     failed: float | None,
 ) -> TaskResult:
-    judged = {metric: value for metric, value in scores.items() if metric in JUDGED}
     pairs = {metric: (pair[0], pair[1]) if pair else None for metric, pair in added.items()}
-    return replace(own, scores=judged | own.scores, intervals=own.intervals | pairs, judge=judge, judge_failed=failed)
+    return replace(own, scores=own.scores | scores, intervals=own.intervals | pairs, judge=judge, judge_failed=failed)
 
 
-def _by_judge(run: Run, results: dict[str, list[TaskResult]]) -> list[Run]:
-    """One run per judge. Tasks that need none stand in every one, with their judge-free metrics."""
-    judges = list(dict.fromkeys(signature(result.judge) for found in results.values() for result in found))
-    judges = [judge for judge in judges if judge is not None] or [None]
-    return [replace(run, tasks={name: _under(judge, found) for name, found in results.items()}) for judge in judges]
-
-
-def _under(judge: str | None, found: Sequence[TaskResult]) -> TaskResult:
-    by_judge = {signature(result.judge): result for result in found}
-    if judge in by_judge:
-        return by_judge[judge]
-    free = {metric: value for metric, value in found[0].scores.items() if metric not in JUDGED}
-    return replace(found[0], scores=free, judge=None, judge_failed=None)
+def _by_judge(run: Run, results: dict[str, dict[str | None, TaskResult]]) -> list[Run]:
+    """One run per judge, each with all tasks; those that a judge was not asked about with their judge-free metrics."""
+    judges = dict.fromkeys(judge for found in results.values() for judge in found if judge is not None)
+    return [
+        replace(run, tasks={name: found.get(judge, found[None]) for name, found in results.items()})
+        for judge in judges or [None]
+    ]
 
 
 def signature(judge: dict[str, Any] | None) -> str | None:
