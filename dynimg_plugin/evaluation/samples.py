@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+UNREADABLE = "[the video could not be read]"  # an answer that tasks can tell from a wrong one
 KEY = "answered"  # the metric under which a sample is kept
 CATEGORY = "accuracy_"  # + the name of one of MVBench's tasks
 
