@@ -14,7 +14,7 @@ def judge(
     judge_model: Annotated[str, typer.Option(help="the judge's name on that server")],
     api_key: Annotated[str | None, typer.Option(help="by default the environment's OPENAI_API_KEY")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder of the judge's replies; by default judge_cache beside the samples")
+        Path | None, typer.Option(help="folder of the judge's replies, by default that of `dynimg eval`; new: all anew")
     ] = None,
     concurrency: Annotated[int, typer.Option(help="requests under way at a time", min=1)] = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one attempt")] = 60.0,
@@ -22,19 +22,21 @@ def judge(
     max_tokens: Annotated[int, typer.Option(help="length of a reply; judges that think first need room", min=1)] = 1024,
 ) -> None:
     """Judge saved answers, or judge them again with another judge; started again, it asks only for what is missing."""
+    from dynimg_plugin.evaluation.current import judge_cache
     from dynimg_plugin.evaluation.judging import Judge
     from dynimg_plugin.evaluation.judging.saved import find_samples, judge_saved
     from dynimg_plugin.evaluation.reporting import judged_lines
 
-    failures = []
-    for path in find_samples(samples):
-        folder = cache or path.parent / "judge_cache"
-        one = Judge(judge_url, judge_model, api_key, folder, concurrency, timeout, retries, max_tokens)
-        judgement = judge_saved(path, one)
-        typer.echo("\n".join(judged_lines(path, judgement, one.asked)))
-        failures += [judgement.summary] if judgement else []
-    for summary in failures:
-        summary.check()
+    found = find_samples(samples)
+    one = Judge(judge_url, judge_model, api_key, cache or judge_cache(), concurrency, timeout, retries, max_tokens)
+    judgements = []
+    for path in found:
+        before = one.asked
+        judgements.append(judge_saved(path, one))
+        typer.echo("\n".join(judged_lines(path, judgements[-1], one.asked - before)))
+    for judgement in judgements:
+        if judgement is not None:
+            judgement.summary.check()
 
 
 def report(

@@ -57,8 +57,15 @@ class Judgement:
 
 
 def requests_of(samples: Iterable[Sample]) -> list[JudgeRequest]:
-    """What there is to judge, in order; nothing of videos that could not be read and of multiple choice."""
-    return [JudgeRequest(**request) for sample in samples for request in sample.requests]
+    """What there is to judge, in order; nothing of videos that could not be read and of multiple choice.
+
+    Raises:
+        ValueError: a request whose fields are not those of JudgeRequest.
+    """
+    try:
+        return [JudgeRequest(**request) for sample in samples for request in sample.requests]
+    except TypeError as error:
+        raise ValueError(f"an answer's request to the judge does not fit this release ({error})") from error
 
 
 def find_samples(paths: Iterable[Path]) -> list[Path]:
