@@ -29,7 +29,7 @@ def _setup(run: Run) -> dict[str, str]:
         "model": record.model,
         "checkpoint": record.checkpoint,
         "adapter": record.adapter,
-        "DynImg options": " ".join(f"{name}={value}" for name, value in changed.items()) or "paper's (default)",
+        "DynImg options": " ".join(f"{name}={value}" for name, value in changed.items()) or "the defaults",
         "judge": judge and judge["model"],
         "judge, by its own name": judge and ", ".join(judge.get("served_by", [])),
         "judge's prompts": judge and fingerprint(judge.get("prompts"))[:12],
