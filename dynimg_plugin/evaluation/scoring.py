@@ -88,7 +88,11 @@ class TaskScores:
             judge = self.evaluation.the_judge()
             requests = [JudgeRequest(**request) for sample in samples for request in sample.requests]
             summary = summarise(requests, judge.verdicts(requests))
-            self.evaluation.tasks[self.task] |= {"judge": judge.identity, "judge_failed": summary.failed_share}
+            self.evaluation.tasks[self.task] |= {
+                "judge": judge.identity,
+                "judge_failed": summary.failed_share,
+                "intervals": summary.intervals,
+            }
             self._summary = samples, summary
             try:
                 summary.check()

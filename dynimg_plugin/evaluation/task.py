@@ -24,6 +24,7 @@ from dynimg_plugin.evaluation.prompts import Prompt, find_prompt
 from dynimg_plugin.evaluation.recording import write_records
 from dynimg_plugin.evaluation.rows import Row
 from dynimg_plugin.evaluation.scoring import TaskScores
+from dynimg_plugin.evaluation.task_files import missing_videos
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +135,3 @@ class VideoTask(ConfigurableMessagesTask):
     def override_metric(self, metric_name: str) -> None:
         """lmms-eval's --predict_only: nothing is judged. What needs no judge costs nothing and stays."""
         self.scores.judging = False
-
-
-def missing_videos(rows: Sequence[Row]) -> list[str]:
-    """Paths that were looked for and are not there, each once."""
-    found = {row.video: row.found for row in rows}
-    return [video for video, there in found.items() if not there]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
 from huggingface_hub.constants import HF_HOME
 
 
@@ -27,6 +26,8 @@ def hub_rows(hub: dict[str, str] | None, name: str, split: str, config: str | No
             f"{name}: lmms-eval has no hub repository of this benchmark; give the folder that holds it: data_root=... "
             "among the model arguments, or dynimg eval --data ..."
         )
+    from datasets import load_dataset  # a second of import that local data does not need
+
     repository = hub["repository"]
     try:
         dataset = load_dataset(repository, config, split=split, revision=hub.get("revision"))

@@ -1,0 +1,52 @@
+"""Does an adapter fit a base? Told from the headers of their files: no weight is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.loading import check_theta, plain_name, with_fresh_adapter
+from dynimg_plugin.patching import apply_dynimg
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def weight_bytes(base: str | Path) -> int:
+    """Bytes of a folder's .safetensors files; 0 for a hub id."""
+    return sum(path.stat().st_size for path in Path(base).glob("*.safetensors")) if Path(base).is_dir() else 0
+
+
+def check_adapter(base: str | Path, adapter: str | Path, config: DynImgConfig) -> str:
+    """What an adapter holds, in words.
+
+    Raises:
+        FileNotFoundError: a folder without an adapter.
+        ValueError: it does not fit the base; names and shapes are compared on a model without weights.
+    """
+    if not Path(adapter).is_dir():
+        return f"{adapter} is no folder here; it is looked at when it is loaded from the hub"
+    path = Path(adapter) / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give the folder of a peft adapter in safetensors format")
+    with safe_open(path, "pt") as tensors:
+        stored = {plain_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    check_theta(adapter, stored, config)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
+    fresh = with_fresh_adapter(apply_dynimg(model, config), adapter)
+    wanted = {plain_name(name): shape for name, shape in fresh.items()}
+    odd = [f"{name} has no place" for name in sorted(stored.keys() - wanted.keys())]
+    odd += [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+    odd += [
+        f"{name} has shape {shape}, the base wants {wanted[name]}"
+        for name, shape in sorted(stored.items())
+        if name in wanted and wanted[name] != shape
+    ]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise ValueError(f"adapter {adapter} does not fit {base}: {'; '.join(odd[:3])}{more}")
+    return f"{adapter}, {len(stored)} tensors, all fit"
