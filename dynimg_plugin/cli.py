@@ -11,6 +11,7 @@ import typer
 
 from dynimg_plugin import __version__
 from dynimg_plugin.cli_evaluation import Adapter, Model, Options, check, evaluate, pairs
+from dynimg_plugin.cli_judging import judge, report
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -21,6 +22,8 @@ app = typer.Typer(
 
 app.command(name="eval")(evaluate)
 app.command()(check)
+app.command()(judge)
+app.command()(report)
 
 DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]

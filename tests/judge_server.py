@@ -107,6 +107,7 @@ class JudgeServer:
     def _handler(server):  # `self` is the handler inside
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet per reply
 
             def log_message(self, *_) -> None:
                 pass

@@ -23,7 +23,7 @@ LAYERS = [
     {"patches", "eval_tasks"},
     {"demo", "doctor"},
     {"check"},
-    {"cli_evaluation"},
+    {"cli_evaluation", "cli_judging"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -39,7 +39,7 @@ DOORS = {
     "peft": {"loading"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
-    "typer": {"cli", "cli_evaluation"},
+    "typer": {"cli", "cli_evaluation", "cli_judging"},
 }
 
 

@@ -41,8 +41,7 @@ class ReplyCache:
         self._entries: dict[str, Entry] = {}
         self.path: Path | None = None
         if folder is not None:
-            name = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', model)[:60]}_{fingerprint(model)[:8]}.jsonl"
-            self.path = Path(folder) / name
+            self.path = Path(folder) / f"{file_name(model)}.jsonl"
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._load(self.path)
 
@@ -80,8 +79,14 @@ class ReplyCache:
         for line in filter(bytes.strip, lines):
             try:
                 fields = json.loads(line)
-                self._entries[fields.pop("key")] = Entry(**fields)
+                key = fields.pop("key")
+                self._entries[key] = Entry(**fields)
             except (ValueError, KeyError, TypeError, AttributeError):
                 broken += 1
         if broken:
             logger.warning("%s: %d broken line(s) skipped; their replies will be asked for again", path, broken)
+
+
+def file_name(model: str) -> str:
+    """A judge's name in the name of a file; two judges never share one."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', model)[:60]}_{fingerprint(model)[:8]}"
