@@ -23,7 +23,7 @@ PAPER = ["paper: DynImg", "paper: PLLaVA-7B"]
 
 
 def msvd(**fields) -> TaskRecord:
-    scores = {"accuracy": 50.0, "score": 3.25, "exact_match": 25.0}
+    scores = {"accuracy": 50.0, "judge_failed": 0.0, "exact_match": 25.0, "score": 3.25}
     known = {"expected": 13157, "split": "test", "prompts": "pllava", "judge": JUDGE, "judge_failed": 0.0}
     known |= {"scores": scores, "questions": 13157, "intervals": {"accuracy": (40.0, 60.0)}}
     return TaskRecord(**{**known, **fields})
@@ -83,6 +83,7 @@ def test_two_runs_stand_beside_the_papers_figures_in_columns_of_their_own(tmp_pa
     assert row(text, "msvd_qa", "score")["A"] == "3.25"
     assert [row(text, "msvd_qa", "exact_match")[name] for name in ("A", *PAPER)] == ["25.0", "", ""]
     assert row(text, "msvd_qa", "judge_failed")["B"] == "0.0%"
+    assert [one["metric"] for one in read(text)][:4] == ["accuracy", "score", "exact_match", "judge_failed"]
     assert row(text, "msvd_qa", "split")["A"] == "test"
     setup = {one[""]: (one["A"], one["B"]) for one in read(text, 1)}
     assert setup["results"] == (str(first), str(second))
@@ -202,7 +203,16 @@ def test_what_was_measured_is_told(tmp_path):
     assert setup["I-frames used"] == "62%"
     assert setup["s per video, decode"] == "0.070"
     assert "s per video, vision" not in setup
-    assert setup["versions"] == "torch 2.11"
+    assert "- Versions: torch 2.11." in text
+
+
+def test_versions_that_differ_are_rows_and_the_others_a_note(tmp_path):
+    first = save(tmp_path / "a", {"msvd_qa": msvd()}, versions={"torch": "2.11", "av": "15"})
+    second = save(tmp_path / "b", {"msvd_qa": msvd()}, versions={"torch": "2.12", "av": "15"})
+    text = report(first, second)
+    torch = next(one for one in read(text, 1) if one[""] == "torch")
+    assert (torch["A"], torch["B"]) == ("2.11", "2.12")
+    assert "- Versions: av 15." in text
 
 
 def test_markdown_and_json_are_written_on_demand(tmp_path):
@@ -212,7 +222,7 @@ def test_markdown_and_json_are_written_on_demand(tmp_path):
     assert written.strip() in text
     runs = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert runs[0]["folder"] == str(tmp_path / "run")
-    assert runs[0]["tasks"]["msvd_qa"]["scores"] == {"accuracy": 50.0, "score": 3.25, "exact_match": 25.0}
+    assert runs[0]["tasks"]["msvd_qa"]["scores"] == {"exact_match": 25.0, "accuracy": 50.0, "score": 3.25}
     assert runs[0]["tasks"]["msvd_qa"]["judge"] == JUDGE
     assert runs[0]["run"]["checkpoint"] == "base"
 

@@ -38,6 +38,9 @@ class Judge:
         retries: further attempts at a request, after faults of the server and after replies that cannot be read.
         max_tokens: length of a reply at most; judges that think first need room.
 
+    Attributes:
+        asked: requests sent so far, without the attempts that the client repeats by itself.
+
     Raises:
         ValueError: an address that is none, or numbers out of range.
     """

@@ -71,6 +71,7 @@ class Transport(OpenAIProvider):
     def __init__(
         self, url: str, model: str, api_key: str | None, *, timeout: float, retries: int, max_tokens: int
     ) -> None:
+        # not super().__init__(): it takes address and key from the environment and waits up to ten minutes
         self.config = ServerConfig(model, temperature=0.0, max_tokens=max_tokens, num_retries=1)
         self.base_url = base_url(url)
         self.api_key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # local servers take any key

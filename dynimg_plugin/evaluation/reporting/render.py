@@ -8,8 +8,8 @@ from string import ascii_uppercase
 from dynimg_plugin.evaluation.judging.scores import MAX_FAILED
 from dynimg_plugin.evaluation.paper_numbers import REPORTED, Reported, reported
 from dynimg_plugin.evaluation.reporting.markdown import number, table
-from dynimg_plugin.evaluation.reporting.runs import Run, TaskResult, signature
-from dynimg_plugin.evaluation.reporting.setup import setup_rows
+from dynimg_plugin.evaluation.reporting.runs import JUDGED, Run, TaskResult, signature
+from dynimg_plugin.evaluation.reporting.setup import setup_rows, versions_note
 from dynimg_plugin.evaluation.samples import is_category
 
 PAPER = ("paper: DynImg", "paper: PLLaVA-7B")
@@ -60,10 +60,10 @@ def _cell(metric: str, result: TaskResult | None) -> str:
 
 
 def _metrics(task: str, found: Sequence[TaskResult | None], all_metrics: bool) -> list[str]:
-    """Those with a figure of the paper first, MVBench's tasks last."""
+    """Those with a figure of the paper first, then what else was judged, MVBench's tasks last."""
     metrics = dict.fromkeys(metric for result in found if result for metric in result.scores)
     shown = [metric for metric in metrics if all_metrics or reported(task, metric) or not is_category(metric)]
-    return sorted(shown, key=lambda metric: (is_category(metric), reported(task, metric) is None))
+    return sorted(shown, key=lambda metric: (is_category(metric), reported(task, metric) is None, metric not in JUDGED))
 
 
 def _in_order(tasks: Iterable[str]) -> list[str]:
@@ -111,6 +111,7 @@ def _notes(names: dict[str, Run]) -> Iterable[str]:
     if any("(part)" in _questions(result) for result in results.values()):
         yield "(part): not all questions of the split were asked."
     shown = {(task, metric) for run in names.values() for task, one in run.tasks.items() for metric in one.scores}
+    yield versions_note(list(names.values()))
     yield from dict.fromkeys(
         f"paper, {figure.task}: {figure.note}."
         for figure in REPORTED

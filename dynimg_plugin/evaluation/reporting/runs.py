@@ -78,10 +78,9 @@ def collect(folders: Iterable[Path]) -> list[Run]:
 
 def _judged(folder: Path, name: str, task: TaskRecord) -> dict[str | None, TaskResult]:
     """A task under each of its judges, a later judgement by the same before that of the run; under None without any."""
-    judged = set() if task.judge is None else JUDGED
-    own = TaskResult(
-        {metric: value for metric, value in task.scores.items() if metric not in judged}, {}, None, None, task
-    )
+    judged = {"judge_failed", *(JUDGED if task.judge else ())}
+    free = {metric: value for metric, value in task.scores.items() if metric not in judged}
+    own = TaskResult(free, {}, None, None, task)
     if task.samples and (folder / task.samples).exists():
         own = replace(own, intervals=intervals(read_samples(folder / task.samples)))
     results: dict[str | None, TaskResult] = {None: own}

@@ -10,10 +10,23 @@ from dynimg_plugin.evaluation.reporting.runs import Run
 
 
 def setup_rows(runs: Sequence[Run]) -> Iterable[list[str]]:
-    """One row per fact, one cell per run."""
-    rows = [_setup(run) for run in runs]
+    """One row per fact, one cell per run; versions only where they differ."""
+    rows = [_setup(run) | dict(sorted(_versions(run) - _shared(runs))) for run in runs]
     for name in dict.fromkeys(name for row in rows for name in row):
         yield [name, *(row.get(name, "") for row in rows)]
+
+
+def versions_note(runs: Sequence[Run]) -> str:
+    """The versions that are the same in all runs."""
+    return f"Versions: {', '.join(' '.join(pair) for pair in sorted(_shared(runs))) or 'none in common'}."
+
+
+def _versions(run: Run) -> set[tuple[str, str]]:
+    return set(run.record.versions.items())
+
+
+def _shared(runs: Sequence[Run]) -> set[tuple[str, str]]:
+    return set.intersection(*map(_versions, runs))
 
 
 def _setup(run: Run) -> dict[str, str]:
@@ -37,7 +50,6 @@ def _setup(run: Run) -> dict[str, str]:
         "tokens per video": _short(measured.get("tokens_per_video")),
         "I-frames used": _short(measured.get("iframe_share"), ".0%"),
         **{f"s per video, {part}": _short(value, ".3f") for part, value in seconds.items()},
-        "versions": " ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
     return {name: str(value) for name, value in rows.items() if value}
 
