@@ -123,6 +123,8 @@ def test_partial_runs_unreadable_videos_and_failed_judges_are_marked(tmp_path):
     assert row(text, "msvd_qa", "questions")["A"] == "8 of 13157 (part)"
     assert row(text, "msvd_qa", "unreadable videos")["A"] == "2 (5 questions)"
     assert row(text, "msvd_qa", "judge_failed")["A"] == "25.0% (!)"
+    assert row(text, "msvd_qa", "accuracy")["A"] == "50.0 [40.0, 60.0] (!)"
+    assert row(text, "msvd_qa", "exact_match")["A"] == "25.0"
     assert "(!) A, msvd_qa: 25.0% of the judge's requests have no verdict" in text
     assert "(part): not all questions" in text
 
@@ -143,12 +145,12 @@ def test_a_judgement_made_later_is_a_column_or_replaces_that_of_the_same_judge(t
     save_judgement(tmp_path, name, "gpt", [Verdict(True, 5.0), Verdict(True, 4.0), failure("down")])
     text = report(tmp_path)
     accuracy, failed = row(text, "msvd_qa", "accuracy"), row(text, "msvd_qa", "judge_failed")
-    assert [accuracy["A"], accuracy["B"]] == ["50.0 [40.0, 60.0]", "100.0 [100.0, 100.0]"]
+    assert [accuracy["A"], accuracy["B"]] == ["50.0 [40.0, 60.0]", "100.0 [100.0, 100.0] (!)"]
     assert [failed["A"], failed["B"]] == ["0.0%", "33.3% (!)"]
     assert row(text, "msvd_qa", "exact_match")["B"] == "25.0"
     save_judgement(tmp_path, name, "qwen", [Verdict(False, 0.0)])
     text = report(tmp_path)
-    assert {row(text, "msvd_qa", "accuracy")[column] for column in "AB"} == {"0.0", "100.0 [100.0, 100.0]"}
+    assert {row(text, "msvd_qa", "accuracy")[column] for column in "AB"} == {"0.0", "100.0 [100.0, 100.0] (!)"}
 
 
 def test_answers_judged_only_later_are_one_column(tmp_path):

@@ -56,7 +56,12 @@ def _quoted(figure: Reported | None) -> tuple[float | None, float | None]:
 def _cell(metric: str, result: TaskResult | None) -> str:
     if result is None or metric not in result.scores:
         return ""
-    return number(metric, result.scores[metric], result.intervals.get(metric))
+    warning = " (!)" if metric in JUDGED and _void(result) else ""
+    return number(metric, result.scores[metric], result.intervals.get(metric)) + warning
+
+
+def _void(result: TaskResult) -> bool:
+    return (result.judge_failed or 0) > MAX_FAILED
 
 
 def _metrics(task: str, found: Sequence[TaskResult | None], all_metrics: bool) -> list[str]:
@@ -75,7 +80,7 @@ def _in_order(tasks: Iterable[str]) -> list[str]:
 def _failed(result: TaskResult) -> str:
     if result.judge_failed is None:
         return ""
-    return f"{result.judge_failed:.1%}" + (" (!)" if result.judge_failed > MAX_FAILED else "")
+    return f"{result.judge_failed:.1%}" + (" (!)" if _void(result) else "")
 
 
 def _questions(result: TaskResult) -> str:
@@ -106,7 +111,7 @@ def _notes(names: dict[str, Run]) -> Iterable[str]:
         yield f"{', '.join(judges)} were not all judged by the same judge: their judged figures do not compare."
     results = {f"{name}, {task}": result for name, run in names.items() for task, result in run.tasks.items()}
     for place, result in results.items():
-        if (result.judge_failed or 0) > MAX_FAILED:
+        if _void(result):
             yield f"(!) {place}: {result.judge_failed:.1%} of the judge's requests have no verdict; judge again."
     if any("(part)" in _questions(result) for result in results.values()):
         yield "(part): not all questions of the split were asked."
