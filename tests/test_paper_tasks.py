@@ -156,7 +156,7 @@ def test_a_yaml_of_ones_own_names_root_split_and_part(checkpoint, root, tmp_path
     template = Path(tasks_path()) / "paper"
     (tmp_path / "mine.yaml").write_text(
         f"include: {template / 'dynimg_mvbench.yaml'}\ntask: my_motion\n"
-        f"dataset_kwargs: {{data_root: {root}, tasks: [moving_count, moving_direction], hub: {{}}}}\n"
+        f"dataset_kwargs: {{data_root: {root}, tasks: [moving_count, moving_direction]}}\n"
     )
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     model = LlavaDynImg(str(checkpoint), **ARGUMENTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from time import perf_counter
@@ -96,12 +97,13 @@ class LlavaDynImg(lmms):
         self.videos = ComposedVideos(self._compose, keep=keep, workers=int(prefetch > 0))
         self._ignored: set[str] = set()
         facts = {"dtype": str(self._model.dtype), "dynimg": self.config.to_dict()}
-        names = {"checkpoint": str(pretrained), "adapter": adapter and str(adapter), "device": str(own)}
+        names = {"checkpoint": str(pretrained), "adapter": adapter and str(adapter), "device": str(device_map or own)}
         self.evaluation = begin(Evaluation(settings, names | facts, self.config.tokens_per_video))
         self.measured = self.evaluation.measured
         time_vision(self._model, self.measured)
         files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter)}
-        self.store = AnswerStore(answers, files | facts, self._rank) if answers else None
+        rank = int(os.environ.get("RANK", "0"))  # without CUDA, accelerate calls every process of torchrun number 0
+        self.store = AnswerStore(answers, files | facts, rank) if answers else None
         write_records()
 
     @property

@@ -62,7 +62,9 @@ SOURCES = {
 }
 
 
-def rows(root: Path | None, split: str, *, tasks: Sequence[str] = tuple(SOURCES), hub: dict[str, str]) -> list[Row]:
+def rows(
+    root: Path | None, split: str, *, tasks: Sequence[str] = tuple(SOURCES), hub: dict[str, str] | None = None
+) -> list[Row]:
     """The questions, one of each task in turn, so that a limited run sees all tasks.
 
     Args:

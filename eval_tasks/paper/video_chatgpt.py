@@ -16,6 +16,7 @@ from dynimg_plugin.eval_tasks.paper.files import VideoFolder, find_file, find_fo
 from dynimg_plugin.eval_tasks.paper.hub import hub_folder, hub_rows
 from dynimg_plugin.evaluation.rows import Row
 
+FOLDERS = ("Video-ChatGPT", "Video_ChatGPT", "VideoChatGPT", "VCGBench", "Benchmarking")
 KINDS = {  # name in the repository -> file, its fields, what is judged
     "Generic": ("generic_qa.json", ("Q",), ("correctness", "detail", "context")),
     "Temporal": ("temporal_qa.json", ("Q",), ("temporal",)),
@@ -23,7 +24,9 @@ KINDS = {  # name in the repository -> file, its fields, what is judged
 }
 
 
-def rows(root: Path | None, split: str, *, folders: Sequence[str], hub: dict[str, str]) -> list[Row]:
+def rows(
+    root: Path | None, split: str, *, folders: Sequence[str] = FOLDERS, hub: dict[str, str] | None = None
+) -> list[Row]:
     """The questions of all three files, one file after the other.
 
     Args:
