@@ -1,23 +1,43 @@
-"""Does an adapter fit a base? Told from the headers of their files: no weight is read."""
+"""Are weights whole, and does an adapter fit a base? Told from the heads of their files: no weight is read."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from accelerate import init_empty_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.loading import check_theta, plain_name, with_fresh_adapter
 from dynimg_plugin.patching import apply_dynimg
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, INDEX = "adapter_model.safetensors", "model.safetensors.index.json"
 
 
 def weight_bytes(base: str | Path) -> int:
-    """Bytes of a folder's .safetensors files; 0 for a hub id."""
-    return sum(path.stat().st_size for path in Path(base).glob("*.safetensors")) if Path(base).is_dir() else 0
+    """Bytes of a folder's weight files, after a look at the head of each; 0 for a hub id.
+
+    Raises:
+        FileNotFoundError: no weights, or not all the files that their index names.
+        ValueError: a file that is cut short or no .safetensors file.
+    """
+    folder = Path(base)
+    if not folder.is_dir():
+        return 0
+    index = folder / INDEX
+    named = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else set()
+    files = [folder / name for name in sorted(named)] or [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if lost := [str(file) for file in files if not file.is_file()] or ([] if files else [f"{folder}/*.safetensors"]):
+        raise FileNotFoundError(f"{lost[0]} is missing; download the checkpoint again")
+    for file in filter(lambda file: file.suffix == ".safetensors", files):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read ({error}); download it again") from error
+    return sum(file.stat().st_size for file in files)
 
 
 def check_adapter(base: str | Path, adapter: str | Path, config: DynImgConfig) -> str:

@@ -53,7 +53,6 @@ def check(*arguments):
 def test_all_that_is_amiss_is_found_at_once_in_seconds(root, checkpoint, adapter, tmp_path):
     """A fresh process: missing videos, a dead judge, an adapter of another base; no weight is read."""
     other = write_tiny("llava", tmp_path / "other")
-    (other / "model.safetensors").write_bytes(b"not weights")
     with JudgeServer() as server:
         url = server.url
     command = [sys.executable, "-m", "dynimg_plugin.cli", "check", "--tasks", "dynimg_paper", "--data", root]
@@ -150,9 +149,21 @@ def test_an_adapter_of_other_options_or_another_width_is_told(checkpoint, adapte
     assert (code, "the base wants" in out) == (1, True)
 
 
-def test_a_checkpoint_that_cannot_be_used_is_told(tmp_path):
+def test_a_checkpoint_that_cannot_be_used_is_told(checkpoint, tmp_path):
     code, out = check("--tasks", "motion_qa", "--model", tmp_path / "nothing")
     assert (code, "is neither a folder nor a hub id" in out) == (1, True)
+    cut = shutil.copytree(checkpoint, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, out = check("--tasks", "motion_qa", "--model", cut)
+    assert (code, "model.safetensors cannot be read" in out) == (1, True)
+    (cut / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model.safetensors", "b": "part2.safetensors"}}'
+    )
+    assert "part2.safetensors is missing" in check("--tasks", "motion_qa", "--model", cut)[1]
+    (cut / "model.safetensors.index.json").unlink()
+    weights.unlink()
+    assert "*.safetensors is missing" in check("--tasks", "motion_qa", "--model", cut)[1]
 
 
 def test_eval_stops_before_the_model_where_data_or_judge_are_amiss(root, checkpoint, tmp_path):

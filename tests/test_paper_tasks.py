@@ -231,6 +231,7 @@ simple_evaluate(model=model, tasks=["msvd_qa", "dynimg_videochatgpt"], task_mana
 """
 
 
+@pytest.mark.slow
 def test_after_sigkill_the_model_is_asked_only_for_what_is_missing(root, random_checkpoint, tmp_path):
     answers = tmp_path / "answers"
     common = {"data_root": str(root), "max_new_tokens": 20, **ARGUMENTS}

@@ -96,13 +96,13 @@ class VideoTask(ConfigurableMessagesTask):
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> list[Instance]:
         """One request per wording of the question."""
-        task, split = self.config.task, kwargs["metadata"]["split"]
+        task, split, row = self.config.task, kwargs["metadata"]["split"], self.rows[doc_id]
         generation = self.config.generation_kwargs
         return [
             Instance(
                 request_type=self.OUTPUT_TYPE,
                 arguments=(
-                    ctx if wording == 0 else f"{ctx}\n(wording {wording + 1})",
+                    ctx if wording == 0 else self.prompt(row).question(row, wording),
                     partial(self.doc_to_messages, wording=wording),
                     copy.deepcopy(generation),
                     doc_id,
@@ -114,7 +114,7 @@ class VideoTask(ConfigurableMessagesTask):
                 doc_id=doc_id,
                 **kwargs,
             )
-            for wording in range(len(self.rows[doc_id].questions))
+            for wording in range(len(row.questions))
         ]
 
     def process_results(self, doc: dict[str, Any], results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
