@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -35,7 +35,7 @@ def check_adapter(base: str | Path, adapter: str | Path, config: DynImgConfig) -
     with safe_open(path, "pt") as tensors:
         stored = {plain_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     check_theta(adapter, stored, config)
-    with torch.device("meta"):
+    with init_empty_weights():  # parameters without memory; buffers are real, 4D RoPE looks at the rotary ones
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
     fresh = with_fresh_adapter(apply_dynimg(model, config), adapter)
     wanted = {plain_name(name): shape for name, shape in fresh.items()}

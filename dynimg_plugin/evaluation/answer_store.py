@@ -36,11 +36,11 @@ class AnswerStore:
         self._answers: dict[str, Answer] = {}
         for path in sorted(self.path.parent.glob(f"answers_{name}_rank*.jsonl")):
             self._read(path)
-        self._file = self.path.open("a", encoding="utf-8")
-        if self._file.tell() == 0:
+        if not self.path.exists():
             self._write({"model": model})
         elif not self.path.read_bytes().endswith(b"\n"):  # a line cut short by a kill
-            self._file.write("\n")
+            with self.path.open("a") as file:
+                file.write("\n")
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -56,8 +56,8 @@ class AnswerStore:
         self._write({"key": key, "answer": answer})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _read(self, path: Path) -> None:
         broken = 0

@@ -88,7 +88,7 @@ class RunRecord:
         try:
             values = json.loads(path.read_text("utf-8"))
             found = values.pop("format_version", None)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} is no result record ({error})") from error
         if found != FORMAT_VERSION:
             raise ValueError(f"{path} has format_version {found}, this release reads {FORMAT_VERSION}")

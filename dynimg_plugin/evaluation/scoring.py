@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Literal
 
 from dynimg_plugin.evaluation.current import Evaluation
-from dynimg_plugin.evaluation.judging import ASPECT_METRICS, QA_METRICS, JudgeFailed, JudgeRequest, Summary, summarise
+from dynimg_plugin.evaluation.judging import ASPECT_METRICS, QA_METRICS, JudgeFailed, Summary, summarise
+from dynimg_plugin.evaluation.judging.saved import requests_of
 from dynimg_plugin.evaluation.samples import CATEGORY, KEY, Sample, mean
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class TaskScores:
         """All samples judged, once for all metrics."""
         if self._summary is None or self._summary[0] != samples:
             judge = self.evaluation.the_judge()
-            requests = [JudgeRequest(**request) for sample in samples for request in sample.requests]
+            requests = requests_of(samples)
             summary = summarise(requests, judge.verdicts(requests))
             self.evaluation.tasks[self.task] |= {
                 "judge": judge.identity,

@@ -13,7 +13,7 @@ DEPTH = 4  # folders between the root and the annotations at most
 
 
 def find_folder(root: Path, names: Iterable[str]) -> Path:
-    """The folder of one of these names (upper and lower case are one): the root itself or one at most 2 levels below.
+    """The folder of one of these names (upper and lower case are one): the root itself or one at most 3 levels below.
 
     Raises:
         FileNotFoundError: there is none, with what was looked for.
@@ -21,7 +21,7 @@ def find_folder(root: Path, names: Iterable[str]) -> Path:
     wanted = {name.lower() for name in names}
     if root.name.lower() in wanted:
         return root
-    for folder in _folders(root, 2):
+    for folder in _folders(root, 3):
         if folder.name.lower() in wanted:
             return folder
     raise FileNotFoundError(f"{root} holds no folder named {' or '.join(names)}, nor do the folders in it")
