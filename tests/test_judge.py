@@ -112,7 +112,7 @@ def test_a_server_that_is_down_is_named_and_given_up_soon(caplog):
     assert url in verdicts[0].failed
     assert "refused" in verdicts[0].failed
     assert judge.asked < PATIENCE + 8
-    assert verdicts[-1].failed.startswith("not asked: judge at")
+    assert verdicts[-1].failed.startswith("not asked: 20 requests in a row without a verdict")
     assert "no more requests to the judge" in caplog.text
     assert summarise(questions(3000), verdicts).metrics == {"accuracy": None, "score": None}
 
@@ -130,6 +130,13 @@ def test_a_refused_key_or_model_stops_at_once_and_shows_no_secret(server, fault,
     told = caplog.text + "".join(capfd.readouterr()) + written + json.dumps(judge.identity) + str(verdicts)
     assert "very-secret" not in told
     assert "Bearer ***" in told
+
+
+def test_a_judge_that_never_gives_a_verdict_is_not_paid_for_thousands(server):
+    server.fault = "prose"
+    verdicts = make_judge(server, retries=1).verdicts(questions(1000))
+    assert all(verdict.failed for verdict in verdicts)
+    assert server.count <= 2 * (PATIENCE + 8)
 
 
 def test_faults_now_and_then_do_not_end_the_judging(server):

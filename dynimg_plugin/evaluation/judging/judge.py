@@ -18,15 +18,15 @@ from dynimg_plugin.evaluation.judging.reading import Verdict, failure, read
 from dynimg_plugin.evaluation.judging.transport import NoReply, Transport, public_url, quiet
 
 logger = logging.getLogger(__name__)
-PATIENCE = 20  # requests in a row without any reply, after which the judge counts as gone
+PATIENCE = 20  # requests in a row without a verdict, after which the judge is not asked any more
 
 
 class Judge:
     """A language model behind an OpenAI-compatible server, asked at temperature 0.
 
     Replies that could be read are kept on disk; failures are remembered by this object alone, so that all metrics of a
-    run see the same ones and a new run tries again. When the server refuses the key or the model, or gives no reply to
-    20 requests in a row, the rest is not asked any more and counts as failed.
+    run see the same ones and a new run tries again. When the server refuses the key or the model, or 20 requests in a
+    row come to no verdict, the rest is not asked any more and counts as failed: nobody pays for 13,000 useless replies.
 
     Args:
         url: `http://host:8000`, `.../v1` or `.../v1/chat/completions`.
@@ -76,7 +76,8 @@ class Judge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Who judged: model, address without secrets, sampling, prompt hashes, day(s) and the names the server gave."""
+        """Who judged: model, address without secrets, sampling, prompt hashes, and of the last verdicts() the day(s) on
+        which the judge replied and the names that the server gave it."""
         dates = sorted({date for date, _ in self._used}) or [_today()]
         return {
             "model": self.model,
@@ -89,6 +90,7 @@ class Judge:
 
     def verdicts(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """One verdict per request, in order. Never raises for what the judge does: see Verdict.failed."""
+        self._used = set()
         keys = [self._cache.key(messages(request)) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if not self._known(key, request)}
         if missing:
@@ -123,40 +125,44 @@ class Judge:
                 pool.shutdown(cancel_futures=True)
 
     def _judge(self, key: str, request: JudgeRequest) -> None:
-        """Ask until a reply can be read, at most 1 + retries times."""
-        verdict = failure("not asked")
-        for _ in range(1 + self._retries):
-            if self._gone is not None:
-                verdict = failure(f"not asked: {self._gone}")
-                break
+        """Ask for one verdict and keep what came of it."""
+        if self._gone is not None:
+            self._failures[key] = failure(f"not asked: {self._gone}")
+            return
+        try:
+            verdict = self._ask(key, request)
+        except NoReply as error:
+            verdict = failure(str(error))
+            if error.hopeless:
+                self._give_up(str(error))
+        if verdict.failed is not None:
+            self._failures[key] = verdict
+        with self._lock:
+            self._in_vain = self._in_vain + 1 if verdict.failed else 0
+            if self._in_vain == PATIENCE:
+                self._give_up(f"{PATIENCE} requests in a row without a verdict, the last because: {verdict.failed}")
+
+    def _ask(self, key: str, request: JudgeRequest) -> Verdict:
+        """Ask until a reply can be read, at most 1 + retries times; that reply is kept on disk."""
+        for attempt in range(1 + self._retries):
+            with self._lock:
+                self.asked += 1
             try:
-                reply, served_by = self._ask(request)
+                reply, served_by = self._transport.ask(messages(request))
             except NoReply as error:
-                verdict = failure(str(error))
-                if error.again:
+                if error.again and attempt < self._retries:
                     continue
-                break
+                raise
             verdict = read(reply, request.protocol)
             if verdict.failed is None:
                 self._cache.put(key, Entry(reply, served_by, _today()))
-                return
-        self._failures[key] = verdict
+                break
+        return verdict
 
-    def _ask(self, request: JudgeRequest) -> tuple[str, str]:
-        try:
-            reply = self._transport.ask(messages(request))
-        except NoReply as error:
-            with self._lock:
-                self.asked += 1
-                self._in_vain = 0 if error.again else self._in_vain + 1
-                if (error.hopeless or self._in_vain >= PATIENCE) and self._gone is None:
-                    self._gone = str(error)
-                    logger.error("no more requests to the judge: %s", self._gone)
-            raise
-        with self._lock:
-            self.asked += 1
-            self._in_vain = 0
-        return reply
+    def _give_up(self, reason: str) -> None:
+        if self._gone is None:
+            self._gone = reason
+            logger.error("no more requests to the judge: %s", reason)
 
     def _recall(self, key: str, request: JudgeRequest) -> Verdict:
         entry = self._cache.get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,6 +82,7 @@ class Transport(OpenAIProvider):
             api_key=self.api_key, base_url=self.base_url, timeout=timeout, max_retries=retries, http_client=http
         )
         self.use_client = True
+        weakref.finalize(self, http.close)
 
     @property
     def sampling(self) -> dict[str, Any]:
