@@ -14,7 +14,7 @@ from dynimg_plugin.evaluation.prompts import find_prompt
 from dynimg_plugin.evaluation.task_files import missing_videos, read_rows, task_configs
 
 FREE_BYTES = 2**30  # answers, records and the judge's replies of all six benchmarks stay below
-JUDGE_SECONDS = 5.0
+QUICK, PATIENT = 8.0, 60.0  # seconds for a judge's first reply: before `dynimg check` gives up, before a run does
 
 
 def check(
@@ -44,7 +44,7 @@ def check(
             f"{len(set(missing))}, listed in {missing_file}",
             "put them there, or leave their questions unanswered",
         )
-    yield _judge(settings)
+    yield _judge(settings, QUICK)
     if model is not None:
         yield from _model(model, adapter, options or {})
     yield _disk(output)
@@ -59,7 +59,7 @@ def must_work(tasks: Sequence[str], settings: Settings, *, judging: bool) -> Non
     for config in task_configs(tasks).values():
         if config is not None and "rows" in config:
             read_rows(config, settings)
-    finding = _judge(settings)
+    finding = _judge(settings, PATIENT)
     if judging and finding.fix:
         raise ValueError(f"judge {finding.value}: {finding.fix}; mend it, or run with --predict-only and judge later")
 
@@ -86,10 +86,10 @@ def _task(name: str, config: dict[str, Any] | None, settings: Settings, missing:
     return Finding(name, value, "" if len(rows) == expected else other)
 
 
-def _judge(settings: Settings) -> Finding:
+def _judge(settings: Settings, seconds: float) -> Finding:
     if settings.judge_url is None or settings.judge_model is None:
         return Finding("judge", "none: judged metrics will be absent; `dynimg judge` can judge saved answers later")
-    judge = Judge(settings.judge_url, settings.judge_model, timeout=JUDGE_SECONDS, retries=0)
+    judge = Judge(settings.judge_url, settings.judge_model, timeout=seconds, retries=0)
     problem = judge.problem()
     return Finding("judge", f"{settings.judge_model} at {settings.judge_url}", problem or "")
 

@@ -87,6 +87,7 @@ def activitynet(root: Path) -> None:
 
 
 def video_chatgpt(root: Path) -> None:
+    """Three files of questions, the videos in a folder of their own, one ending in capitals."""
     folder = root / "Video-ChatGPT"
     questions = folder / "Benchmarking_QA"
     write(questions / "generic_qa.json", [
@@ -96,7 +97,8 @@ def video_chatgpt(root: Path) -> None:
     write(questions / "temporal_qa.json", [{"video_name": "two", "Q": "In what order?", "A": "b"}])
     write(questions / "consistency_qa.json", [{"video_name": "one", "Q1": "Who?", "Q2": "Which one?", "A": "zebra"}])
     for seed, name in enumerate(("one", "two")):
-        write_video(folder / "Test_Videos" / f"{name}.mp4", frames(seed))
+        path = write_video(folder / "Test_Videos" / f"{name}.mp4", frames(seed))
+    path.rename(path.with_suffix(".MP4"))
 
 
 def mvbench(root: Path) -> None:

@@ -128,6 +128,8 @@ def test_mvbench_goes_round_its_tasks_with_bounds_frames_and_cut_segments(tmp_pa
     assert (frames.start, frames.end) == pytest.approx((0.6, 7.5))
     assert frames.found
     assert by_task["moving_count"].start is None
+    assert by_task["moving_count"].video_name == by_task["moving_direction"].video_name  # one video, one cluster
+    assert by_task["moving_count"].video_name != by_task["action_count"].video_name
     assert missing_videos(found) == [str(tmp_path / "MVBench" / "video" / "nturgbd" / "clip.mp4")]
     star = tmp_path / "MVBench" / "video" / "star"
     (star / "Charades_v1_480").rename(star / "Charades_segment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
@@ -12,14 +13,18 @@ from pathlib import Path
 
 import pytest
 from judge_server import JudgeServer
+from lmms_eval.api.model import lmms
 from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
 from modelling import sharpen
 from paper_data import EXPECTED, all_six, frames, says_b
 
+from dynimg_plugin.evaluation.current import Evaluation, begin
 from dynimg_plugin.evaluation.manifest import tasks_path
 from dynimg_plugin.evaluation.model import LlavaDynImg
 from dynimg_plugin.evaluation.samples import Sample
+from dynimg_plugin.evaluation.task_files import task_configs
 from dynimg_plugin.tiny import write_tiny
 from dynimg_plugin.video.write import write_video
 
@@ -164,6 +169,34 @@ def test_a_yaml_of_ones_own_names_root_split_and_part(checkpoint, root, tmp_path
     found = scores(results, "my_motion")
     assert (found["accuracy_moving_count"], found["accuracy_macro"]) == (50.0, 75.0)
     assert found["accuracy_micro"] == pytest.approx(200 / 3)
+
+
+class AlwaysB(lmms):
+    """The least that a chat model of lmms-eval is."""
+
+    is_simple = False
+    loglikelihood = generate_until_multi_round = None
+
+    def generate_until(self, requests):
+        for request in requests:
+            _, to_messages, _, doc_id, task, split = request.args
+            media = ChatMessages(messages=to_messages(self.task_dict[task][split][doc_id])).extract_media()
+            assert [len(kind) for kind in media] == [0, 1, 0]  # one video, whatever its ending
+            yield "b"
+
+
+def test_any_chat_model_answers_our_tasks(root, tmp_path):
+    begin(Evaluation())
+    for name in EXPECTED:
+        own = f"include: {Path(tasks_path()) / 'paper' / name}.yaml\ntask: my_{name}\n"
+        config = task_configs([name])[name]
+        options = {**(config.get("dataset_kwargs") or {}), "data_root": str(root)}
+        (tmp_path / f"{name}.yaml").write_text(f"{own}dataset_kwargs: {json.dumps(options)}\n")
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    results = simple_evaluate(model=AlwaysB(), tasks=[f"my_{name}" for name in EXPECTED], task_manager=manager)
+    assert scores(results, "my_tgif_qa")["exact_match"] == 50.0
+    assert scores(results, "my_dynimg_mvbench")["accuracy_moving_count"] == 50.0
+    assert scores(results, "my_msvd_qa")["answered"] == 100.0  # whether a video can be read is the model's to say
 
 
 @pytest.mark.parametrize(

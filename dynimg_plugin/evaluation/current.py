@@ -26,6 +26,7 @@ class Settings:
         judge_url, judge_model: an OpenAI-compatible server and the name of a model there; both or neither.
         judge_cache: folder of the judge's replies.
         judge_concurrency: requests at a time. judge_timeout: seconds that one may take.
+        judge_max_tokens: length of a reply; judges that think first need room.
     """
 
     data_root: str | None = None
@@ -35,6 +36,7 @@ class Settings:
     judge_cache: str | None = None
     judge_concurrency: int = 8
     judge_timeout: float = 60.0
+    judge_max_tokens: int = 1024
 
     @classmethod
     def names(cls) -> list[str]:
@@ -122,6 +124,7 @@ class Evaluation:
                 cache_dir=given.judge_cache or judge_cache(),
                 concurrency=given.judge_concurrency,
                 timeout=given.judge_timeout,
+                max_tokens=given.judge_max_tokens,
             )
         return self._judge
 

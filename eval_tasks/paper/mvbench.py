@@ -108,7 +108,7 @@ def _row(task: str, number: int, asked: dict[str, Any], place: Path) -> Row:
     return Row(
         id=f"{task}_{number}",
         video=str(path),
-        video_name=str(asked["video"]),
+        video_name=f"{SOURCES[task].whole[0]}/{asked['video']}",  # sources share names like 1.mp4, tasks share videos
         questions=[str(asked["question"])],
         answer=str(asked["answer"]),
         options=[str(option) for option in asked["candidates"]],
