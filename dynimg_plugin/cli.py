@@ -150,6 +150,19 @@ def tiny(
     typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
 
 
+@app.command(name="build-ext")
+def build_ext(
+    build: Annotated[str, typer.Option(help="auto | cuda (with CPU) | cpu | none")] = "auto",
+) -> None:
+    """Compile the native 4D RoPE operator for the torch that is installed; needed again after torch is upgraded."""
+    from dynimg_plugin.ops.build import build_in_place
+
+    report = build_in_place(build)
+    typer.echo(f"built: {report['built']} (torch {report['torch']})")
+    for reason in report["why"]:
+        typer.echo(f"  {reason}")
+
+
 @app.command()
 def doctor() -> None:
     """Check the installation; each finding comes with the line that mends it."""

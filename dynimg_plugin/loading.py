@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file
+from dynimg_plugin.ops import Implementation
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -25,6 +26,7 @@ def load(
     config: DynImgConfig | None = None,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
+    implementation: Implementation = "auto",
 ) -> tuple[Any, DynImgProcessor]:
     """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
 
@@ -34,6 +36,7 @@ def load(
         config: by default the adapter's or the base folder's dynimg_config.json, else DynImgConfig().
         dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
         device_map: as in from_pretrained().
+        implementation: of 4D RoPE, as in apply_dynimg().
 
     Returns:
         (model in eval mode, processor).
@@ -52,7 +55,7 @@ def load(
         base, dtype=dtype, device_map=device_map, output_loading_info=True
     )
     model, info = loaded
-    apply_dynimg(model.eval(), config)
+    apply_dynimg(model.eval(), config, implementation=implementation)
     if stored_theta := [name for name in info["unexpected_keys"] if THETA in name]:
         if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
             raise ValueError(

@@ -19,8 +19,10 @@ from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.ops import Implementation
+from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens
-from dynimg_plugin.rope import DynImgRotaryEmbedding, LayerAngles
+from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
 
@@ -47,6 +49,9 @@ class Session:
     config: DynImgConfig
     layout: DynImgLayout
     table: CoordinateTable
+    implementation: Implementation = "auto"
+    fused: list[str] = field(default_factory=list)  # paths of the attention modules that take the operator
+    not_fused: str = ""  # why there are none
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
 
@@ -56,7 +61,9 @@ class Session:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        copied = Session(self.patch, self.config, self.layout, self.table)
+        copied = Session(
+            self.patch, self.config, self.layout, self.table, self.implementation, list(self.fused), self.not_fused
+        )
         memo[id(self)] = copied  # the copied hooks are bound to it
         copied.handles = deepcopy(self.handles, memo)
         return copied
@@ -66,9 +73,15 @@ class Session:
         owner = core.get_submodule(self.patch.language_model).get_submodule(self.patch.rotary)
         return [module for module in owner.modules() if isinstance(module, DynImgRotaryEmbedding)]
 
+    def attention(self, core: Any) -> list[Any]:
+        """The attention modules that were fused."""
+        return [core.get_submodule(path) for path in self.fused]
+
     def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
         rebind(core, self.patch.entry)
+        for attention in self.attention(core):
+            rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
         coordinates = None
         if self.config.rope_4d:
@@ -143,12 +156,16 @@ def _is_dynimg(pixel_values: Tensor | None, image_sizes: Tensor | None) -> bool:
 def finish_angles(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Pre-hook of a decoder layer: turn the LayerAngles of all layers into this layer's (cos, sin)."""
-    angles = kwargs.get("position_embeddings")
-    if not isinstance(angles, LayerAngles):
+    """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
+    pair: Any = kwargs.get("position_embeddings")
+    if pair is None or not isinstance(pair[1], LearnableAngle):
         return None
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return args, {**kwargs, "position_embeddings": angles.of_layer(index, layout, hidden.dtype)}
+    base, angle = pair
+    own = base, angle.of_layer(index)
+    if angle.implementation == "reference":
+        hidden = args[0] if args else kwargs["hidden_states"]
+        own = turned(SPREAD[layout](base.cos), SPREAD[layout](base.sin), own[1], layout, hidden.dtype)
+    return args, {**kwargs, "position_embeddings": own}
 
 
 def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:

@@ -19,10 +19,10 @@ def noise_video(seed: int = 0) -> Any:
     return torch.randint(0, 256, (20, 48, 64, 3), dtype=torch.uint8, generator=generator)
 
 
-def patched(family: str, config: DynImgConfig | None = None) -> tuple[Any, DynImgProcessor]:
+def patched(family: str, config: DynImgConfig | None = None, **options: Any) -> tuple[Any, DynImgProcessor]:
     model, base = build_tiny(family)
     config = config or DynImgConfig()
-    return apply_dynimg(model, config), DynImgProcessor(base, config)
+    return apply_dynimg(model, config, **options), DynImgProcessor(base, config)
 
 
 def rotary(model: Any) -> Any:

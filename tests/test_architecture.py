@@ -11,9 +11,9 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config"},
+    {"config", "ops"},
     {"layout", "families", "rope", "hub"},
-    {"video", "pooling"},
+    {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching"},

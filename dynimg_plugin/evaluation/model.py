@@ -28,6 +28,7 @@ from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
 from dynimg_plugin.evaluation.samples import UNREADABLE
 from dynimg_plugin.evaluation.timing import time_vision, wait
 from dynimg_plugin.loading import load, stored_config
+from dynimg_plugin.ops import Implementation
 from dynimg_plugin.video import VideoError, VideoLimits
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class LlavaDynImg(lmms):
         max_new_tokens: replaces the tasks' own limit.
         prefetch: videos composed ahead of the model in a thread; 0 composes each when its question comes.
         video_timeout: seconds that reading one video may take.
+        implementation: of 4D RoPE: "auto", "native", "triton" or "reference".
         answers: folder in which every answer is kept at once; a run that was killed goes on from there.
         options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False, and of Settings, which our
             tasks read: data_root, prompts, judge_url, judge_model, ...
@@ -71,6 +73,7 @@ class LlavaDynImg(lmms):
         max_new_tokens: int | None = None,
         prefetch: int = 4,
         video_timeout: float = 60.0,
+        implementation: Implementation = "auto",
         answers: str | None = None,
         **options: Any,
     ) -> None:
@@ -89,7 +92,8 @@ class LlavaDynImg(lmms):
         own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
-        self._model, self.processor = load(pretrained, adapter, config, dtype, device_map or {"": str(own)})
+        devices = device_map or {"": str(own)}
+        self._model, self.processor = load(pretrained, adapter, config, dtype, devices, implementation)
         self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
         self.config = self.processor.config
         self.prefetch = prefetch
@@ -101,7 +105,7 @@ class LlavaDynImg(lmms):
         self.evaluation = begin(Evaluation(settings, names | facts, self.config.tokens_per_video))
         self.measured = self.evaluation.measured
         time_vision(self._model, self.measured)
-        files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter)}
+        files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter), "implementation": implementation}
         rank = int(os.environ.get("RANK", "0"))  # without CUDA, accelerate calls every process of torchrun number 0
         self.store = AnswerStore(answers, files | facts, rank) if answers else None
         write_records()
