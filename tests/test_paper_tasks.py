@@ -204,7 +204,7 @@ def test_any_chat_model_answers_our_tasks(root, tmp_path):
     [
         ({"data_root": "/nowhere"}, "data_root=/nowhere is no folder"),
         ({"judge_url": "http://127.0.0.1:1"}, "give both, or neither"),
-        ({"fusionn": "none"}, "video_timeout, answers, data_root, prompts, judge_url"),
+        ({"fusionn": "none"}, "answers, data_root, prompts, judge_url"),
     ],
 )
 def test_wrong_settings_are_refused_before_weights_are_loaded(checkpoint, arguments, message):
