@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dynimg_plugin import __version__
+from dynimg_plugin.cli_evaluation import Adapter, Model, Options, check, evaluate, pairs
+from dynimg_plugin.cli_judging import judge, report
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -18,13 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command(name="eval")(evaluate)
+app.command()(check)
+app.command()(judge)
+app.command()(report)
+
 DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
-Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
-Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +110,7 @@ def ask(
 
     config = None
     if option:
-        config = stored_config(model, adapter).with_options(_pairs(option))
+        config = stored_config(model, adapter).with_options(pairs(option))
     if not video.exists():
         raise FileNotFoundError(f"{video}: no such file")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -119,29 +121,6 @@ def ask(
     with torch.inference_mode():
         ids = loaded.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     typer.echo(processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip())
-
-
-@app.command(name="eval")
-def evaluate(
-    model: Model,
-    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, separated by commas")],
-    adapter: Adapter = None,
-    option: Options = None,
-    limit: Annotated[int | None, typer.Option(help="questions per task at most", min=1)] = None,
-    output_path: Annotated[Path, typer.Option(help="folder for results and answers")] = Path("results"),
-    batch_size: Annotated[int, typer.Option(help="questions answered together", min=1)] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
-) -> None:
-    """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""
-    from dynimg_plugin.evaluation.run import run_lmms_eval
-    from dynimg_plugin.loading import check_checkpoint, stored_config
-
-    check_checkpoint(model)
-    pairs = _pairs(option or [])
-    stored_config(model, adapter).with_options(pairs)
-    arguments = {"pretrained": model, "adapter": adapter, "device": device, **pairs}
-    results = run_lmms_eval(arguments, tasks, output_path, limit=limit, batch_size=batch_size)
-    typer.echo(f"results -> {results}")
 
 
 @app.command()
@@ -209,18 +188,6 @@ def demo(
     from dynimg_plugin.demo import run
 
     run(video, output, limit)
-
-
-def _pairs(options: list[str]) -> dict[str, Any]:
-    """["num_images=1", "rope_4d=false"] -> {"num_images": 1, "rope_4d": False}"""
-    words: dict[str, Any] = {"true": True, "false": False}
-    pairs: dict[str, Any] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"option {option!r} is not of the form name=value")
-        pairs[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
-    return pairs
 
 
 def main() -> None:

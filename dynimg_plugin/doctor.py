@@ -21,7 +21,7 @@ class Finding:
     fix: str = ""
 
     def __str__(self) -> str:
-        line = f"{'ok ' if not self.fix else 'FIX'}  {self.name:<18} {self.value}"
+        line = f"{'ok ' if not self.fix else 'FIX'}  {self.name:<20} {self.value}"
         return f"{line}\n     -> {self.fix}" if self.fix else line
 
 

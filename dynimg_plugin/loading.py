@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -138,22 +139,45 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    if dynimg_config(model).rope_4d and not any(THETA in name for name in stored):
-        raise ValueError(
-            f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
-            "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
-        )
+    stored = {plain_name(name) for name in load_peft_weights(str(adapter), device="cpu")}
+    check_theta(adapter, stored, dynimg_config(model))
     try:
         loaded = PeftModel.from_pretrained(model, adapter)
     except (KeyError, RuntimeError) as error:  # missing parts, or shapes of another base
         raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
-    taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
+    taken = {plain_name(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
     if stored != taken:
         odd = [f"{name} {'has no place' if name in stored else 'is missing'}" for name in sorted(stored ^ taken)[:5]]
         raise ValueError(f"adapter {adapter} does not fit this base: {', '.join(odd)}")
     return loaded.eval()
 
 
-def _plain(name: str) -> str:
+def check_theta(adapter: str | Path, stored: Iterable[str], config: DynImgConfig) -> None:
+    """Raise a ValueError for an adapter without theta where the config has 4D RoPE."""
+    if config.rope_4d and not any(THETA in name for name in stored):
+        raise ValueError(
+            f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
+            "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
+        )
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what peft puts between."""
     return name.replace(".modules_to_save.default", "").replace(".default", "")
+
+
+def with_fresh_adapter(model: Any, adapter: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an adapter of this kind holds on `model` (patched, maybe without weights).
+
+    Raises:
+        ValueError: its adapter_config.json names parts that the model lacks.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+
+    settings = PeftConfig.from_pretrained(str(adapter))
+    try:
+        wrapped = get_peft_model(model, settings)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
+    state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

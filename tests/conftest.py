@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,6 +17,9 @@ import pytest
 from hypothesis import settings
 
 from dynimg_plugin.families import built_in_families
+
+with contextlib.suppress(ImportError):  # a GPU machine may have no PyAV
+    import av  # noqa: F401  before lmms-eval imports decord where there is one, whose libvpx breaks PyAV's encoder
 
 FAMILIES = tuple(built_in_families())
 

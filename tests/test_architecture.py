@@ -18,9 +18,12 @@ LAYERS = [
     {"visuals", "session", "preview"},
     {"processing", "patching"},
     {"tiny", "loading"},
+    {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},
     {"demo", "doctor"},
+    {"check"},
+    {"cli_evaluation", "cli_judging"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -36,7 +39,7 @@ DOORS = {
     "peft": {"loading"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_evaluation", "cli_judging"},
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,10 +18,15 @@ from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
-from dynimg_plugin.composition import DynImg
+from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
-from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
+from dynimg_plugin.evaluation.answer_store import AnswerStore, fingerprint, video_identity
+from dynimg_plugin.evaluation.current import Evaluation, Settings, begin
+from dynimg_plugin.evaluation.recording import write_records
+from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.evaluation.samples import UNREADABLE
+from dynimg_plugin.evaluation.timing import time_vision, wait
 from dynimg_plugin.loading import load, stored_config
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.video import VideoError, VideoLimits
@@ -43,7 +50,9 @@ class LlavaDynImg(lmms):
         prefetch: videos composed ahead of the model in a thread; 0 composes each when its question comes.
         video_timeout: seconds that reading one video may take.
         implementation: of 4D RoPE: "auto", "native", "triton" or "reference".
-        options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False.
+        answers: folder in which every answer is kept at once; a run that was killed goes on from there.
+        options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False, and of Settings, which our
+            tasks read: data_root, prompts, judge_url, judge_model, ...
 
     Raises:
         ValueError: unknown arguments, with the known ones.
@@ -65,9 +74,11 @@ class LlavaDynImg(lmms):
         prefetch: int = 4,
         video_timeout: float = 60.0,
         implementation: Implementation = "auto",
+        answers: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        settings = Settings(**{name: options.pop(name) for name in Settings.names() if name in options})
         if not pretrained:
             raise ValueError("llava_dynimg needs a checkpoint: --model_args pretrained=<hub id or folder>")
         if adapter and peft and adapter != peft:
@@ -87,9 +98,17 @@ class LlavaDynImg(lmms):
         self.config = self.processor.config
         self.prefetch = prefetch
         keep = prefetch + self.batch_size + 1
-        self.videos = ComposedVideos(self.processor.compose, keep=keep, workers=int(prefetch > 0))
-        self.unreadable: dict[str, str] = {}
+        self.videos = ComposedVideos(self._compose, keep=keep, workers=int(prefetch > 0))
         self._ignored: set[str] = set()
+        facts = {"dtype": str(self._model.dtype), "dynimg": self.config.to_dict()}
+        names = {"checkpoint": str(pretrained), "adapter": adapter and str(adapter), "device": str(device_map or own)}
+        self.evaluation = begin(Evaluation(settings, names | facts, self.config.tokens_per_video))
+        self.measured = self.evaluation.measured
+        time_vision(self._model, self.measured)
+        files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter), "implementation": implementation}
+        rank = int(os.environ.get("RANK", "0"))  # without CUDA, accelerate calls every process of torchrun number 0
+        self.store = AnswerStore(answers, files | facts, rank) if answers else None
+        write_records()
 
     @property
     def device(self) -> torch.device:
@@ -110,15 +129,41 @@ class LlavaDynImg(lmms):
         questions = (self._question(request) for request in requests)
         with tqdm(total=len(requests), disable=self._rank != 0, desc="llava_dynimg") as progress:
             for batch in batches(ahead(questions, self.videos, self.prefetch), self.batch_size):
-                yield from self._answer(batch)
+                if batch[0].known is not None:
+                    self.measured.reused += len(batch)
+                    yield from (question.known for question in batch)
+                else:
+                    yield from self._kept(batch, self._answer(batch))
                 progress.update(len(batch))
-        for reason in self.unreadable.values():
+        for reason in self.measured.unreadable.values():
             logger.error("not answered, video unreadable: %s", reason)
 
     def _question(self, request: Instance) -> Question:
         _, to_messages, generation, doc_id, task, split = request.args
         messages = ChatMessages(messages=to_messages(self.task_dict[task][split][doc_id]))
-        return to_question(messages, generation)
+        question = to_question(messages, generation)
+        kept = self.store.get(self._identity(question)) if self.store is not None else None
+        if kept is not None:
+            text, given, made = kept
+            question.known = GenerationResult(text, TokenCounts(input_tokens=given, output_tokens=made))
+        return question
+
+    def _identity(self, question: Question) -> Any:
+        """What an answer depends on beside the model."""
+        videos = [video_identity(video) for video in question.videos]
+        return [question.conversation, videos, self._generation(question.generation), question.generation.get("until")]
+
+    def _kept(self, batch: list[Question], answers: Iterable[GenerationResult]) -> Iterator[GenerationResult]:
+        """The answers, each on disk before it is handed on.
+
+        Not kept is that a video could not be read, which may be mended, and what was drawn at random.
+        """
+        for question, answer in zip(batch, answers, strict=True):
+            drawn = self._generation(question.generation)["do_sample"]
+            if self.store is not None and answer.text != UNREADABLE and not drawn:
+                counts = answer.token_counts
+                self.store.put(self._identity(question), (answer.text, counts.input_tokens, counts.output_tokens))
+            yield answer
 
     def _answer(self, batch: list[Question]) -> Iterator[GenerationResult]:
         """The answers of a batch; a question whose video cannot be read is answered UNREADABLE."""
@@ -132,23 +177,37 @@ class LlavaDynImg(lmms):
         try:
             return [self.videos.get(video) for video in question.videos]
         except VideoError as error:
-            self.unreadable[error.path] = str(error)
+            self.measured.unreadable[error.path] = str(error)
             return None
 
+    def _compose(self, video: Any) -> list[DynImg]:
+        seconds: dict[str, float] = {}
+        dynimgs = compose(video, self.config, limits=self.processor.limits, seconds=seconds)
+        self.measured.add_video(dynimgs[0].record, seconds)
+        return dynimgs
+
     def _generate(self, batch: list[Question], images: list[list[list[DynImg]]]) -> Iterator[GenerationResult]:
-        prompts = [
-            self.processor.apply_chat_template(question.conversation, add_generation_prompt=True) for question in batch
-        ]
+        prompts = [self._prompt(question) for question in batch]
         given = images if any(images) else None
         inputs = self.processor(text=prompts, images=given, padding=True, padding_side="left", return_tensors="pt")
         start = inputs["input_ids"].shape[1]
+        began = perf_counter()
         with torch.inference_mode():
             ids = self._model.generate(**inputs.to(self.device), **self._generation(batch[0].generation))[:, start:]
+        wait(self._model)
+        self.measured.add("answer", perf_counter() - began)
+        self.measured.questions += len(batch)
         pad = self.processor.tokenizer.pad_token_id
         texts = self.processor.batch_decode(ids, skip_special_tokens=True)
         for question, row, mask, text in zip(batch, ids, inputs["attention_mask"], texts, strict=True):
             counts = TokenCounts(input_tokens=int(mask.sum()), output_tokens=int((row != pad).sum()))
             yield GenerationResult(text=stop_at(text, question.generation.get("until")), token_counts=counts)
+
+    def _prompt(self, question: Question) -> str:
+        """With the assistant's turn opened, or gone on with where the task has begun it."""
+        begun = question.conversation[-1]["role"] == "assistant"
+        how: dict[str, Any] = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+        return self.processor.apply_chat_template(question.conversation, **how)
 
     def _generation(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """generate()'s arguments: greedy unless the task asks for sampling or gives a temperature above 0."""
@@ -173,7 +232,7 @@ class LlavaDynImg(lmms):
 
 def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
     """Up to `size` neighbours that can be answered in one call, in order."""
-    for _, group in groupby(questions, key=lambda question: (question.generation, len(question.videos))):
+    for _, group in groupby(questions, key=lambda one: (one.generation, len(one.videos), one.known is not None)):
         while batch := list(islice(group, size)):
             yield batch
 
@@ -182,5 +241,5 @@ def _with_options(config: DynImgConfig, options: dict[str, Any]) -> DynImgConfig
     try:
         return config.with_options(options)
     except ValueError as error:
-        own = [name for name in inspect.signature(LlavaDynImg).parameters if name != "options"]
+        own = [name for name in inspect.signature(LlavaDynImg).parameters if name != "options"] + Settings.names()
         raise ValueError(f"{error}. The model's other arguments: {', '.join(own)}") from error
