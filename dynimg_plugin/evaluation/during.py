@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def evaluate_model(
         {"<task>/<metric>": score}, numbers only; empty on ranks other than the first.
     """
     names = tasks.split(",")
-    manager = TaskManager("ERROR")
+    manager = _all_tasks()
     if unknown := [name for name in names if name not in manager.all_tasks]:
         raise ValueError(f"lmms-eval knows no task {', '.join(unknown)}; `lmms-eval --tasks list` shows them")
     with _left_alone(model):
@@ -38,6 +39,11 @@ def evaluate_model(
             served, tasks=names, task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=0
         )
     return {} if found is None else dict(_scores(found["results"]))
+
+
+@functools.cache
+def _all_tasks() -> TaskManager:
+    return TaskManager("ERROR")  # reads a thousand YAML files
 
 
 def _scores(results: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:
