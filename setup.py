@@ -40,12 +40,14 @@ setup(
     },
     install_requires=[
         "accelerate>=1.0",
+        "datasets>=3",
         "av>=14,<16",  # lmms-eval 0.7 asks for av<16
         "einops>=0.8",
         "lmms-eval>=0.7.3,<0.8",
         "numpy>=1.26",
         "peft>=0.17",
         "pillow>=10",
+        "pyyaml>=6",
         "safetensors>=0.4",
         "huggingface-hub>=1.0",
         "packaging>=23",

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from dynimg_plugin import __version__
-from dynimg_plugin.cli_evaluation import Adapter, Model, Options, check, evaluate, pairs
+from dynimg_plugin.cli_evaluation import check, evaluate
 from dynimg_plugin.cli_judging import judge, report
+from dynimg_plugin.cli_options import Adapter, Model, Options, pairs
+from dynimg_plugin.cli_training import convert, merge, new_folder, train
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -21,9 +23,8 @@ app = typer.Typer(
 )
 
 app.command(name="eval")(evaluate)
-app.command()(check)
-app.command()(judge)
-app.command()(report)
+for command in (check, judge, report, train, merge, convert):
+    app.command()(command)
 
 DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
@@ -143,9 +144,7 @@ def tiny(
     """Write a complete random tiny checkpoint, for trying things out offline."""
     from dynimg_plugin.tiny import write_tiny
 
-    if output.is_dir() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; give a new folder")
-    folder = write_tiny(family, output, seed=seed)
+    folder = write_tiny(family, new_folder(output), seed=seed)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
 

@@ -7,11 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
-Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
-]
+from dynimg_plugin.cli_options import Adapter, LoraAlpha, Model, Options, pairs
+
 Tasks = Annotated[str, typer.Option(help="lmms-eval tasks, separated by commas, e.g. dynimg_paper")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder that holds the benchmarks of the paper")]
 Prompts = Annotated[str | None, typer.Option(help="pllava | lmms-eval, instead of what the tasks' YAMLs name")]
@@ -35,6 +32,7 @@ def evaluate(
     output_path: Output = Path("results"),
     batch_size: Annotated[int, typer.Option(help="questions answered together", min=1)] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
+    lora_alpha: LoraAlpha = None,
 ) -> None:
     """Run lmms-eval tasks as `lmms-eval --model llava_dynimg` does; checks first, resumes, has a true exit code."""
     from dynimg_plugin.check import must_work
@@ -47,7 +45,8 @@ def evaluate(
     settings = {"data_root": data, "prompts": prompts, "judge_url": judge_url, "judge_model": judge_model}
     must_work(tasks.split(","), _settings(settings), judging=not predict_only)
     answers = output_path / "answers" if resume else None
-    arguments = {"pretrained": model, "adapter": adapter, "device": device, "answers": answers, **settings, **options}
+    names = {"pretrained": model, "adapter": adapter, "lora_alpha": lora_alpha, "device": device, "answers": answers}
+    arguments = {**names, **settings, **options}
     results = run_lmms_eval(
         arguments, tasks, output_path, limit=limit, batch_size=batch_size, predict_only=predict_only
     )
@@ -93,15 +92,3 @@ def _settings(given: dict[str, Any]) -> Any:
 
     words: dict[str, Any] = {name: str(value) for name, value in given.items() if value is not None}
     return Settings(**words)
-
-
-def pairs(options: list[str]) -> dict[str, Any]:
-    """["num_images=1", "rope_4d=false"] -> {"num_images": 1, "rope_4d": False}"""
-    words: dict[str, Any] = {"true": True, "false": False}
-    found: dict[str, Any] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"option {option!r} is not of the form name=value")
-        found[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
-    return found

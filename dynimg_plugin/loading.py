@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
-from dynimg_plugin.hub import config_file
+from dynimg_plugin.hub import config_file, file_beside
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
@@ -27,6 +28,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
     implementation: Implementation = "auto",
+    lora_alpha: float | None = None,
 ) -> tuple[Any, DynImgProcessor]:
     """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
 
@@ -37,6 +39,7 @@ def load(
         dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
         device_map: as in from_pretrained().
         implementation: of 4D RoPE, as in apply_dynimg().
+        lora_alpha: another strength of LoRA than in training (PLLaVA trains with 32 and answers with 4).
 
     Returns:
         (model in eval mode, processor).
@@ -50,6 +53,8 @@ def load(
     config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
     if adapter is not None and config != stored:
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
+    if adapter is None and lora_alpha is not None:
+        raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
     base_processor = AutoProcessor.from_pretrained(base)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         base, dtype=dtype, device_map=device_map, output_loading_info=True
@@ -63,7 +68,20 @@ def load(
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
         _restore_theta(model, base, len(stored_theta))
-    return (model if adapter is None else _with_adapter(model, adapter)), DynImgProcessor(base_processor, config)
+    processor = DynImgProcessor(base_processor, config)
+    return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
+
+
+def restore_weights(model: Any, folder: str | Path) -> None:
+    """Copy into a patched model without adapter all weights of a checkpoint that save_pretrained() wrote of it.
+
+    Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
+    """
+    stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+    result = model.load_state_dict(stored, strict=False)
+    if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
+        raise ValueError(f"{folder} does not fit this model: {result}")
+    _restore_theta(model, folder, len(result.missing_keys))
 
 
 def _restore_theta(model: Any, base: str | Path, count: int) -> None:
@@ -134,15 +152,33 @@ def _check_folder(base: str | Path) -> None:
         )
 
 
-def _with_adapter(model: Any, adapter: str | Path) -> Any:
-    """Put the adapter on the patched model; peft itself drops keys that do not fit without a word."""
-    from peft import PeftModel, get_peft_model_state_dict
+def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = None) -> Any:
+    """Put an adapter on a model that apply_dynimg() patched; the peft model is returned in eval mode.
+
+    Use it instead of PeftModel.from_pretrained(), which drops theta and whatever else does not fit without a word.
+
+    Raises:
+        ValueError: the model is not patched, or with another config than the adapter's dynimg_config.json names; the
+            adapter does not fit the model, or is pickled.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    config = dynimg_config(model)
+    trained = stored_config("", adapter, config)
+    if config not in (trained, replace(trained, grid=config.grid, patch_size=config.patch_size)):
+        raise ValueError(f"the adapter was trained with {trained}, but the model is patched with {config}")
+    if file_beside(adapter, "adapter_model.safetensors") is None:
+        raise ValueError(
+            f"{adapter} has no adapter_model.safetensors; pickled adapters (.bin) are not opened, see `dynimg convert`"
+        )
     stored = {plain_name(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    check_theta(adapter, stored, dynimg_config(model))
+    check_theta(adapter, stored, config)
+    peft_config: Any = PeftConfig.from_pretrained(str(adapter))
+    if lora_alpha is not None:
+        peft_config.lora_alpha = lora_alpha
     try:
-        loaded = PeftModel.from_pretrained(model, adapter)
+        loaded = PeftModel.from_pretrained(model, adapter, config=peft_config)
     except (KeyError, RuntimeError) as error:  # missing parts, or shapes of another base
         raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
     taken = {plain_name(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}

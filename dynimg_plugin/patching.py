@@ -16,7 +16,7 @@ from dynimg_plugin.families import Patch, find_patch, supported_families
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding
-from dynimg_plugin.session import Session, dynimg_features, finish_angles, with_extra_inputs
+from dynimg_plugin.session import Session, core_of, dynimg_features, finish_angles, with_extra_inputs
 
 __all__ = [
     "Description",
@@ -98,7 +98,7 @@ def remove_dynimg(model: Any) -> Any:
     """Undo apply_dynimg(): the model's submodules and methods are its own again, bit for bit. Returns the model."""
     if _is_peft(model):
         raise TypeError("this is a peft model: take the adapter off first, model = model.unload()")
-    core, session = _patched(model)
+    core, session = core_of(model)
     decoder = core.get_submodule(session.patch.language_model)
     rotary = decoder.get_submodule(session.patch.rotary)
     if session.config.rope_4d and not isinstance(rotary, DynImgRotaryEmbedding):
@@ -115,13 +115,6 @@ def remove_dynimg(model: Any) -> Any:
 
 def _is_peft(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
-def _patched(model: Any) -> tuple[Any, Session]:
-    for module in model.modules():
-        if isinstance(session := module.__dict__.get("dynimg"), Session):
-            return module, session
-    raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
 
 
 def _wrap_rotary(core: Any, session: Session) -> None:
@@ -183,7 +176,7 @@ class Description:
 
 def describe_dynimg(model: Any) -> Description:
     """What is patched, with which config, and how far theta has moved. ValueError when the model is not patched."""
-    core, session = _patched(model)
+    core, session = core_of(model)
     active = _active_rotary(core, session)
     norms = {} if active is None else {a: t.detach().norm().item() for a, t in zip(AXES, active.thetas, strict=True)}
     return Description(
@@ -213,4 +206,4 @@ def _active_rotary(core: Any, session: Session) -> DynImgRotaryEmbedding | None:
 
 def dynimg_config(model: Any) -> DynImgConfig:
     """The config of a patched model, grid and patch size filled in."""
-    return _patched(model)[1].config
+    return core_of(model)[1].config

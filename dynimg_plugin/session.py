@@ -135,6 +135,14 @@ class Session:
         return isinstance(encoded, DynImgFeatures) or _is_dynimg(given.get("pixel_values"), given.get("image_sizes"))
 
 
+def core_of(model: nn.Module) -> tuple[Any, Session]:
+    """The core of a patched model and its session. ValueError when the model is not patched."""
+    for module in model.modules():
+        if isinstance(session := module.__dict__.get("dynimg"), Session):
+            return module, session
+    raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
+
+
 def _part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
     """The coordinates of tokens [past, past + length); tokens written after the prompt are text."""
     now = coordinates[:, past : past + length]

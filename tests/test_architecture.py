@@ -21,9 +21,11 @@ LAYERS = [
     {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},
+    {"training"},
     {"demo", "doctor"},
     {"check"},
-    {"cli_evaluation", "cli_judging"},
+    {"cli_options"},
+    {"cli_evaluation", "cli_judging", "cli_training"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -36,10 +38,12 @@ FILES = sorted(
 DOORS = {
     "av": {"video", "doctor"},
     "lmms_eval": {"evaluation", "doctor"},
-    "peft": {"loading"},
+    "datasets": {"training"},
+    "peft": {"loading", "training"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
-    "typer": {"cli", "cli_evaluation", "cli_judging"},
+    "trl": {"training"},
+    "typer": {"cli", "cli_options", "cli_evaluation", "cli_judging", "cli_training"},
 }
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,7 @@ from dynimg_plugin.evaluation.samples import UNREADABLE
 from dynimg_plugin.evaluation.timing import time_vision, wait
 from dynimg_plugin.loading import load, stored_config
 from dynimg_plugin.ops import Implementation
+from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.video import VideoError, VideoLimits
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class LlavaDynImg(lmms):
         max_new_tokens: replaces the tasks' own limit.
         prefetch: videos composed ahead of the model in a thread; 0 composes each when its question comes.
         video_timeout: seconds that reading one video may take.
+        lora_alpha: another strength of the adapter's LoRA than in training.
         implementation: of 4D RoPE: "auto", "native", "triton" or "reference".
         answers: folder in which every answer is kept at once; a run that was killed goes on from there.
         options: fields of DynImgConfig, e.g. num_images=4, fusion=canvas, rope_4d=False, and of Settings, which our
@@ -74,6 +76,7 @@ class LlavaDynImg(lmms):
         prefetch: int = 4,
         video_timeout: float = 60.0,
         implementation: Implementation = "auto",
+        lora_alpha: float | None = None,
         answers: str | None = None,
         **options: Any,
     ) -> None:
@@ -90,25 +93,48 @@ class LlavaDynImg(lmms):
         self.accelerator = Accelerator(cpu=str(device).startswith("cpu"))
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         own = self.accelerator.device if self._world_size > 1 or device is None else torch.device(device)
-        self.batch_size = int(batch_size)
-        self.max_new_tokens = max_new_tokens
         devices = device_map or {"": str(own)}
-        self._model, self.processor = load(pretrained, adapter, config, dtype, devices, implementation)
-        self.processor.limits = VideoLimits(timeout_seconds=video_timeout)
-        self.config = self.processor.config
-        self.prefetch = prefetch
-        keep = prefetch + self.batch_size + 1
-        self.videos = ComposedVideos(self._compose, keep=keep, workers=int(prefetch > 0))
-        self._ignored: set[str] = set()
-        facts = {"dtype": str(self._model.dtype), "dynimg": self.config.to_dict()}
+        model, processor = load(pretrained, adapter, config, dtype, devices, implementation, lora_alpha)
+        processor.limits = VideoLimits(timeout_seconds=video_timeout)
         names = {"checkpoint": str(pretrained), "adapter": adapter and str(adapter), "device": str(device_map or own)}
-        self.evaluation = begin(Evaluation(settings, names | facts, self.config.tokens_per_video))
-        self.measured = self.evaluation.measured
+        self._serve(model, processor, settings, names, int(batch_size), max_new_tokens, prefetch)
         time_vision(self._model, self.measured)
-        files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter), "implementation": implementation}
+        files = {"base": fingerprint(pretrained), "adapter": fingerprint(adapter)}
+        files |= {"implementation": implementation, "lora_alpha": lora_alpha, **self._facts}
         rank = int(os.environ.get("RANK", "0"))  # without CUDA, accelerate calls every process of torchrun number 0
-        self.store = AnswerStore(answers, files | facts, rank) if answers else None
+        if answers:
+            self.store = AnswerStore(answers, files, rank)
         write_records()
+
+    @classmethod
+    def around(cls, model: Any, processor: DynImgProcessor, *, batch_size: int = 1) -> Self:
+        """The same for a model that is in memory, e.g. in training; nothing is hung on it or kept of its answers."""
+        served = cls.__new__(cls)
+        lmms.__init__(served)
+        served.accelerator = Accelerator()
+        served._rank, served._world_size = served.accelerator.process_index, served.accelerator.num_processes
+        names = {"checkpoint": str(model.config.name_or_path), "adapter": None, "device": str(model.device)}
+        served._serve(model, processor, Settings(), names, batch_size, None, 2)
+        return served
+
+    def _serve(
+        self,
+        model: Any,
+        processor: DynImgProcessor,
+        settings: Settings,
+        names: dict[str, Any],
+        batch_size: int,
+        max_new_tokens: int | None,
+        prefetch: int,
+    ) -> None:
+        self._model, self.processor, self.config = model, processor, processor.config
+        self.batch_size, self.max_new_tokens, self.prefetch = batch_size, max_new_tokens, prefetch
+        self.videos = ComposedVideos(self._compose, keep=prefetch + batch_size + 1, workers=int(prefetch > 0))
+        self._ignored: set[str] = set()
+        self._facts = {"dtype": str(model.dtype), "dynimg": self.config.to_dict()}
+        self.evaluation = begin(Evaluation(settings, names | self._facts, self.config.tokens_per_video))
+        self.measured = self.evaluation.measured
+        self.store: AnswerStore | None = None
 
     @property
     def device(self) -> torch.device:

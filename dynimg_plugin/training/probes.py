@@ -1,0 +1,86 @@
+"""Checks before the first step: what would leave theta untrained without a word stops the run with the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dynimg_plugin.session import core_of
+
+LIGER = "with Liger set liger_kernel_config={'rope': False}, with hub kernels leave use_kernels off"
+
+
+def check_checkpointing(model: nn.Module, arguments: Any) -> None:
+    """Reentrant checkpointing cannot go back through (cos, sin), which all layers share."""
+    asked = getattr(arguments, "activation_checkpointing_kwargs", None) or {}
+    functions = [getattr(m, "_gradient_checkpointing_func", None) for m in model.modules()]
+    given = [getattr(f, "keywords", {}).get("use_reentrant") for f in functions if f is not None]
+    if asked.get("use_reentrant") or any(given):
+        raise ValueError(
+            "use_reentrant=True cannot train theta (backward through a freed graph); set "
+            "activation_checkpointing_kwargs={'use_reentrant': False}"
+        )
+
+
+def check_gradient(model: nn.Module) -> None:
+    """One decoder layer on made-up states: theta must be trainable, and get a gradient through its attention.
+
+    Raises:
+        ValueError: theta is frozen, or the attention runs a fused rotary kernel without gradient for (cos, sin).
+    """
+    core, session = core_of(model)
+    rotary = next((r for r in session.rotary(core) if r.theta_t.requires_grad), None)
+    if rotary is None:
+        raise ValueError(
+            "theta is frozen; with peft use lora_config() or modules_to_save=['rotary_emb', ...], without it "
+            "requires_grad_(True), or train with DynImgConfig(rope_4d=False)"
+        )
+    decoder = core.get_submodule(session.patch.language_model)
+    layer = decoder.get_submodule(session.patch.layers)[0]
+    gradients = _gradients(layer, rotary, decoder.config)
+    if any(gradient is None or not gradient.abs().sum() > 0 for gradient in gradients):
+        raise ValueError(
+            f"{type(layer).__name__} gives theta no gradient: its rotary embedding was replaced by a fused kernel that "
+            f"returns none for (cos, sin); {LIGER}"
+        )
+
+
+def _gradients(layer: nn.Module, rotary: Any, config: Any) -> tuple[torch.Tensor | None, ...]:
+    weight = next(p for p in layer.parameters() if p.ndim == 2)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 4, config.hidden_size, generator=generator).to(weight.device, weight.dtype)
+    steps = torch.arange(4, device=weight.device)
+    rotary.coordinates = torch.stack([steps, steps, steps], -1)[None].float()
+    try:
+        with torch.enable_grad(), torch.autocast(weight.device.type, torch.bfloat16, weight.dtype != torch.float32):
+            angles = rotary(states, steps[None])
+            out = layer(states, position_embeddings=angles, attention_mask=None, position_ids=steps[None])
+        out = out[0] if isinstance(out, tuple) else out
+        target = (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum()
+        return torch.autograd.grad(target, rotary.thetas, allow_unused=True)
+    finally:
+        rotary.coordinates = None
+
+
+def check_travel(theta_lr: float, steps: int) -> str | None:
+    """A warning when theta cannot get far: Adam moves at most learning rate x steps, half of it under a schedule."""
+    travel = theta_lr * steps * 0.5
+    if travel >= 2:
+        return None
+    return (
+        f"theta can travel about {travel:.2g} at most (theta_lr {theta_lr:g} x {steps} steps x 0.5); below 2 it showed "
+        f"little effect in our miniature study. Raise theta_lr (to {10 / max(steps, 1) / 0.5:.1g}) or train longer"
+    )
+
+
+def check_theta_group(model: nn.Module, optimizer: torch.optim.Optimizer, theta: list[nn.Parameter]) -> None:
+    """Theta must be in one group of its own, without weight decay."""
+    groups = [g for g in optimizer.param_groups if any(p is t for p in g["params"] for t in theta)]
+    alone = len(groups) == 1 and len(groups[0]["params"]) == len(theta)
+    if not alone or groups[0].get("weight_decay"):
+        raise ValueError(
+            "theta is not in a parameter group of its own without weight decay; build your optimizer from "
+            "parameter_groups(model, lr=..., theta_lr=...), or leave optimizers out and let the callback do it"
+        )

@@ -1,0 +1,173 @@
+"""train(): from a TrainConfig to a finished adapter or model. It builds objects; HF Trainer or TRL trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments, set_seed
+
+from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.loading import load
+from dynimg_plugin.processing import DynImgProcessor
+from dynimg_plugin.training.callback import DynImgCallback, Evaluate
+from dynimg_plugin.training.collator import DynImgCollator
+from dynimg_plugin.training.config import TrainConfig
+from dynimg_plugin.training.dataset import DynImgDataset
+from dynimg_plugin.training.parts import keep_exact, name_wrapped_layers, set_up_parts
+from dynimg_plugin.training.saving import complete_checkpoint, save_result
+from dynimg_plugin.video import VideoLimits
+
+QUARANTINE = "broken_rows.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        output: folder of the adapter (LoRA) or of the whole checkpoint; load() reads either.
+        metrics: of the whole run: train_loss, train_runtime, ...
+        history: the logged values in order, theta's norms among them.
+        broken: rows whose video could not be read: {id: reason}.
+    """
+
+    output: Path
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    broken: dict[str, str]
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Fine-tune `config.base` and write the result to `config.output`.
+
+    Raises:
+        ValueError: from the probes before the first step, or for a config that does not fit model or data.
+        TooManyBroken: more unreadable videos than config.max_broken.
+    """
+    arguments = training_arguments(config)
+    resume = _resume(config, arguments)
+    set_seed(arguments.seed)
+    model, processor = build_model(config, arguments)
+    dataset = _dataset(config.data, config, processor, arguments.seed)
+    _check_batches(dataset, arguments)
+    unseen = _dataset(config.eval_data, config, processor, None) if config.eval_data else None
+    trainer = _trainer(config, arguments, model, processor, dataset, unseen)
+    trainer.add_callback(
+        DynImgCallback(
+            trainer,
+            theta_lr=config.theta_lr,
+            evaluate=_evaluation(config, processor),
+            evaluate_every=config.eval_every,
+        )
+    )
+    done = trainer.train(resume_from_checkpoint=resume)
+    save_result(trainer, processor, config, Path(config.output))
+    return TrainResult(Path(config.output), done.metrics, trainer.state.log_history, dataset.all_broken())
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
+    """TrainingArguments (SFTConfig for TRL) of a run, with what our data needs."""
+    own = {**config.arguments, "output_dir": config.output, "remove_unused_columns": False}
+    own.pop("resume_from_checkpoint", None)
+    if config.engine == "trl":
+        from trl import SFTConfig
+
+        arguments: Any = SFTConfig(max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, **own)
+    else:
+        arguments = TrainingArguments(**own)
+    if config.global_batch_size is not None:
+        arguments.gradient_accumulation_steps = _accumulation(config, arguments)
+    return arguments
+
+
+def _accumulation(config: TrainConfig, arguments: TrainingArguments) -> int:
+    at_once = arguments.per_device_train_batch_size * arguments.world_size
+    if "gradient_accumulation_steps" in config.arguments:
+        raise ValueError("global_batch_size sets gradient_accumulation_steps; give one (global_batch_size=null)")
+    steps, rest = divmod(config.global_batch_size or at_once, at_once)
+    if rest or not steps:
+        raise ValueError(
+            f"global_batch_size={config.global_batch_size} is no multiple of {at_once} rows at once "
+            f"(per_device_train_batch_size x processes)"
+        )
+    return steps
+
+
+def build_model(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, DynImgProcessor]:
+    """The patched model, ready to train: LoRA or whole parts, trained weights in fp32."""
+    mixed = arguments.bf16 or arguments.fp16
+    asked = DynImgConfig().with_options(config.dynimg) if config.dynimg else None
+    model, processor = load(config.base, config=asked, dtype="auto" if mixed else "float32")
+    processor.limits = VideoLimits(timeout_seconds=config.video_timeout)
+    model = set_up_parts(model, config)
+    keep_exact(model)
+    name_wrapped_layers(model)
+    return model.train(), processor
+
+
+def _dataset(sources: Any, config: TrainConfig, processor: DynImgProcessor, seed: int | None) -> DynImgDataset:
+    return DynImgDataset(
+        sources,
+        processor,
+        root=config.data_root,
+        seed=seed if config.random_prompts else None,
+        max_broken=config.max_broken,
+        quarantine=Path(config.output) / QUARANTINE,
+    )
+
+
+def _check_batches(dataset: DynImgDataset, arguments: TrainingArguments) -> None:
+    if {"video", "image"} <= dataset.kinds and arguments.per_device_train_batch_size > 1:
+        raise ValueError(
+            "the data holds videos and pictures, which do not mix in one batch; set per_device_train_batch_size=1 "
+            "(global_batch_size stays what it is)"
+        )
+
+
+def _trainer(
+    config: TrainConfig,
+    arguments: Any,
+    model: Any,
+    processor: DynImgProcessor,
+    dataset: DynImgDataset,
+    unseen: DynImgDataset | None,
+) -> Trainer:
+    trainer_class: Any = Trainer
+    if config.engine == "trl":
+        from trl import SFTTrainer as trainer_class
+    return trainer_class(
+        model=model,
+        args=arguments,
+        data_collator=DynImgCollator(processor, max_length=config.max_length),
+        train_dataset=dataset.as_hf(),
+        eval_dataset=None if unseen is None else unseen.as_hf(),
+        processing_class=processor,
+    )
+
+
+def _evaluation(config: TrainConfig, processor: DynImgProcessor) -> Evaluate | None:
+    if config.eval_tasks is None:
+        return None
+    from dynimg_plugin.evaluation.during import evaluate_model
+
+    return lambda model: evaluate_model(model, processor, str(config.eval_tasks), limit=config.eval_limit)
+
+
+def _resume(config: TrainConfig, arguments: TrainingArguments) -> str | None:
+    """The checkpoint to go on from, as asked by resume_from_checkpoint: true, auto, a folder, or nothing."""
+    asked = config.arguments.get("resume_from_checkpoint")
+    found = complete_checkpoint(Path(config.output))
+    if asked in (None, False):
+        if found is not None:
+            raise ValueError(
+                f"{config.output} holds {found.name} of an earlier run; give resume_from_checkpoint=true to go on "
+                "with it, or another output"
+            )
+        return None
+    if asked is True and found is None:
+        raise ValueError(f"{config.output} holds no complete checkpoint; resume_from_checkpoint=auto starts anew then")
+    if asked in (True, "auto"):
+        return None if found is None else str(found)
+    return str(asked)
