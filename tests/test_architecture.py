@@ -38,7 +38,7 @@ FILES = sorted(
 DOORS = {
     "av": {"video", "doctor"},
     "lmms_eval": {"evaluation", "doctor"},
-    "datasets": {"training"},
+    "datasets": {"evaluation", "training"},
     "peft": {"loading", "training"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},

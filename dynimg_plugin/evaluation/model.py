@@ -61,6 +61,7 @@ class LlavaDynImg(lmms):
     """
 
     is_simple = False
+    store: AnswerStore | None
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class LlavaDynImg(lmms):
         self._facts = {"dtype": str(model.dtype), "dynimg": self.config.to_dict()}
         self.evaluation = begin(Evaluation(settings, names | self._facts, self.config.tokens_per_video))
         self.measured = self.evaluation.measured
-        self.store: AnswerStore | None = None
+        self.store = None
 
     @property
     def device(self) -> torch.device:
