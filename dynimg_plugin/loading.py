@@ -63,7 +63,8 @@ def load(
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
         _restore_theta(model, base, len(stored_theta))
-    return (model if adapter is None else _with_adapter(model, adapter)), DynImgProcessor(base_processor, config)
+    processor = DynImgProcessor(base_processor, config, patch=find_patch(model.config.model_type))
+    return (model if adapter is None else _with_adapter(model, adapter)), processor
 
 
 def _restore_theta(model: Any, base: str | Path, count: int) -> None:

@@ -11,13 +11,13 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config", "ops"},
+    {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching"},
-    {"tiny", "loading"},
+    {"tiny", "loading", "family_table"},
     {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},
