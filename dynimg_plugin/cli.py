@@ -134,6 +134,22 @@ def families() -> None:
 
 
 @app.command()
+def suggest(
+    model: Annotated[str, typer.Argument(help="hub id or folder of a checkpoint that no family file describes")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file for the Patch")] = None,
+) -> None:
+    """Find the Patch of an unknown vision language model by trying known ways on it, and print it as a file."""
+    from dynimg_plugin.suggest import suggest_for
+
+    suggestion = suggest_for(model)
+    if output is None:
+        typer.echo(str(suggestion))
+        return
+    output.write_text(str(suggestion), "utf-8")
+    typer.echo(f"{suggestion.model} read as {suggestion.alike} -> {output}; give apply_dynimg() its PATCH")
+
+
+@app.command()
 def tiny(
     output: Annotated[Path, typer.Argument(help="folder to write")],
     family: Annotated[str, typer.Option(help="model family, see `dynimg families`")] = "llava_onevision",

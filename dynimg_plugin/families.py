@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from dynimg_plugin.placeholders import Placeholders
 
 ENTRY_POINTS = "dynimg_plugin.patches"
+FROM_CONFIG = ("vision_feature_layer", "vision_feature_select_strategy")  # as the classes' forward() hands them on
 
 
 def encode_llava(core: Any, pixels: Tensor) -> Tensor:
@@ -28,7 +30,11 @@ def encode_llava(core: Any, pixels: Tensor) -> Tensor:
 
 def encode_natively(core: Any, pixels: Tensor) -> Tensor:
     """As the class's own get_image_features() encodes images of the tower's size: (m, 3, H, W) -> (m, tokens, c)."""
-    return type(core).get_image_features(core, pixels, return_dict=True).pooler_output
+    method = type(core).get_image_features
+    options = [name for name in FROM_CONFIG if name in signature(method).parameters and hasattr(core.config, name)]
+    given = {name: getattr(core.config, name) for name in options}
+    features = method(core, pixels, **given, return_dict=True).pooler_output
+    return (features if isinstance(features, Tensor) else torch.stack(tuple(features))).flatten(1, -2)
 
 
 def square_tower(config: Any) -> tuple[int, int]:

@@ -39,6 +39,49 @@ def one_run(base: Any, dynimgs: int, side: int) -> str:
     return image_token(base) * (dynimgs * side**2)
 
 
+@dataclass(frozen=True)
+class Token:
+    """The same token whatever the processor calls its image token."""
+
+    text: str
+
+    def __call__(self, base: Any) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """Every DynImg as a run of placeholders between two texts."""
+
+    before: str
+    token: str
+    after: str
+
+    def __call__(self, base: Any, dynimgs: int, side: int) -> str:
+        return (self.before + self.token * side**2 + self.after) * dynimgs
+
+
+@dataclass(frozen=True)
+class TokenTypes:
+    """The mask of visual tokens as a model input of this name."""
+
+    name: str
+
+    def __call__(self, base: Any, mask: Mask, dynimgs: int, side: int) -> dict[str, Any]:
+        return {self.name: mask}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A geometry, or a canvas, that is the same whatever the config: two whole numbers."""
+
+    first: int
+    second: int
+
+    def __call__(self, _: Any) -> tuple[int, int]:
+        return self.first, self.second
+
+
 def no_inputs(base: Any, mask: Mask, dynimgs: int, side: int) -> dict[str, Any]:
     """Nothing beyond input_ids, attention_mask and pixel_values."""
     return {}

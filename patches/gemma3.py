@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynimg_plugin.families import Patch, encode_natively
-from dynimg_plugin.placeholders import Mask, Placeholders
+from dynimg_plugin.placeholders import Placeholders, TokenTypes
 
 
 def geometry(config: Any) -> tuple[int, int]:
@@ -29,18 +29,16 @@ def write(base: Any, dynimgs: int, side: int) -> str:
     return f"\n\n{base.boi_token}{token(base) * side**2}{base.tokenizer.eoi_token}\n\n" * dynimgs
 
 
-def inputs(base: Any, mask: Mask, dynimgs: int, side: int) -> dict[str, Any]:
-    """Token types: from them the class makes its bidirectional blocks."""
-    return {"token_type_ids": mask}
-
-
+# From its token types the class makes blocks that attend in both directions.
 PATCH = Patch(
     model_type="gemma3",
     released=(16,),
     encode=encode_natively,
     geometry=geometry,
     stacked=True,
-    placeholders=Placeholders("Gemma3Processor", canvas=canvas, token=token, write=write, inputs=inputs),
+    placeholders=Placeholders(
+        "Gemma3Processor", canvas=canvas, token=token, write=write, inputs=TokenTypes("token_type_ids")
+    ),
 )
 
 

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynimg_plugin.families import Patch
+from dynimg_plugin.families import Patch, encode_natively
 
-
-def encode(core: Any, pixels: Any) -> Any:
-    """As the class does with the layers of its config: (m, 3, H, W) -> (m, g * g, c)."""
-    layers = core.config.vision_feature_layer
-    return type(core).get_image_features(core, pixels, vision_feature_layer=layers).pooler_output
-
-
-PATCH = Patch(model_type="vipllava", encode=encode, stacked=True)
+PATCH = Patch(model_type="vipllava", encode=encode_natively, stacked=True)
 
 
 def tiny(kit: Any) -> tuple[Any, Any]:

@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
+    {"suggestion"},
     {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching"},
-    {"tiny", "loading", "family_table"},
+    {"tiny", "loading", "family_table", "suggest"},
     {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},
