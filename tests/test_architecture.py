@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
-    {"suggestion"},
+    {"suggestion", "original_processor"},
     {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
-    {"processing", "patching"},
+    {"processing", "patching", "original"},
     {"tiny", "loading", "family_table", "suggest"},
     {"fitting"},
     {"evaluation"},
