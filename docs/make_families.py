@@ -2,11 +2,24 @@
 
 from pathlib import Path
 
+from dynimg_plugin.attention import fusable
+from dynimg_plugin.families import find_patch
 from dynimg_plugin.family_table import FamilyRow, family_rows
+from dynimg_plugin.rope import DynImgRotaryEmbedding
+from dynimg_plugin.tiny import build_tiny
 
 HERE = Path(__file__).parent
 TRIED = ("transformers", "torch", "timm")
-COLUMNS = ("family", "model", "language model", "DynImgs enter at", "tokens per DynImg", "rotary embedding", "notes")
+COLUMNS = (
+    "family",
+    "model",
+    "language model",
+    "DynImgs enter at",
+    "tokens per DynImg",
+    "rotary embedding",
+    "native operator",
+    "notes",
+)
 
 
 def page() -> str:
@@ -31,7 +44,16 @@ def page() -> str:
 
 def _cells(row: FamilyRow) -> list[str]:
     names = (f"`{name}`" for name in (row.model, row.language_model, row.entry))
-    return [row.family, *names, row.tokens, row.rope, row.notes]
+    return [row.family, *names, row.tokens, row.rope, _native(row.family), row.notes]
+
+
+def _native(family: str) -> str:
+    """Whether the attention layers of a tiny model of the family take the operator, or why they do not."""
+    model, patch = build_tiny(family)[0], find_patch(family)
+    decoder = model.get_submodule(patch.core).get_submodule(patch.language_model)
+    rotary = DynImgRotaryEmbedding(decoder.get_submodule(patch.rotary))
+    _, reason = fusable(decoder.get_submodule(patch.layers), rotary)
+    return f"no: {reason}" if reason else "yes"
 
 
 if __name__ == "__main__":

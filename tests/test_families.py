@@ -190,6 +190,8 @@ def test_theta_counts_the_frequencies_that_turn():
 
 
 def test_the_page_of_families_is_the_one_that_the_script_makes():
+    pytest.importorskip("num2words")
+    pytest.importorskip("timm")
     script = runpy.run_path(str(ROOT / "docs" / "make_families.py"))
     assert (ROOT / "docs" / "families.md").read_text("utf-8") == script["page"]()
 
