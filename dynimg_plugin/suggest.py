@@ -185,7 +185,8 @@ def _try(model: Any, core: Any, processor: Any, patch: Patch) -> str | None:
     finally:
         remove_dynimg(model)
     others = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    alone = model(**others, mm_encoder_outputs={"image": features}).logits
+    with torch.no_grad():
+        alone = model(**others, mm_encoder_outputs={"image": features}).logits
     if not torch.equal(alone, logits):
         return "the patched model's logits are not the model's own"
     return None if all(grad.any() for grad in moved) else "theta gets no gradient"

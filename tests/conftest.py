@@ -29,6 +29,18 @@ FAMILIES = tuple(
     else name
     for name in built_in_families()
 )
+FEW = ("llava", "llava_onevision", "qwen3_vl", "gemma3", "glm4v")  # no two alike
+
+
+def families_with(of_all: object, of_few: object) -> list[Any]:
+    """Parameters (family, value): one value for every family, another for a few, to keep the tests short."""
+    parameters = []
+    for family in FAMILIES:
+        name, marks = (family, ()) if isinstance(family, str) else (family.values[0], family.marks)
+        values = (of_all, of_few) if name in FEW else (of_all,)
+        parameters += [pytest.param(name, value, marks=marks) for value in values]
+    return parameters
+
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("deterministic")

@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, FEW, families_with
 from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
 from dynimg_plugin.families import find_patch
 from dynimg_plugin.tiny import build_tiny
 
-__all__ = ["AXES", "FAMILIES"]
+__all__ = ["AXES", "FAMILIES", "FEW", "families_with"]
 
 AXES = ("theta_t", "theta_h", "theta_w")
 built = cache(build_tiny)

@@ -7,7 +7,7 @@ from types import MethodType
 
 import pytest
 import torch
-from modelling import AXES, FAMILIES, decoder, noise_video, patched, randomise_theta, rotary, sharpen
+from modelling import AXES, FAMILIES, decoder, families_with, noise_video, patched, randomise_theta, rotary, sharpen
 from torch import nn
 
 from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, load, ops, remove_dynimg
@@ -39,12 +39,12 @@ def attention(model):
     return [layer.self_attn for layer in decoder(model).layers]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("dtype", "limit", "scope"), [(torch.float32, 2e-4, "shared"), (torch.bfloat16, 0.05, "per_layer")]
+    ("family", "case"), families_with((torch.float32, 2e-4, "shared"), (torch.bfloat16, 0.05, "per_layer"))
 )
-def test_a_trained_model_gives_the_reference_paths_logits(family, scope, dtype, limit):
+def test_a_trained_model_gives_the_reference_paths_logits(family, case):
     """Tolerance: 2e-4 in fp32 on logits of size 1 to 10; in bf16 a rounding step (0.8 %) of the largest one."""
+    dtype, limit, scope = case
     native, plain, processor = pair(family, DynImgConfig(theta_scope=scope))
     inputs = one(processor)
     for model in (native, plain):
@@ -56,9 +56,9 @@ def test_a_trained_model_gives_the_reference_paths_logits(family, scope, dtype, 
     assert (plain(**inputs).logits - logits[1]).abs().max() > 0.1, "theta matters to these logits"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("scope", "checkpointing"), [("shared", False), ("per_layer", True)])
-def test_gradients_equal_the_reference_paths(family, scope, checkpointing):
+@pytest.mark.parametrize(("family", "case"), families_with(("shared", False), ("per_layer", True)))
+def test_gradients_equal_the_reference_paths(family, case):
+    scope, checkpointing = case
     models = pair(family, DynImgConfig(theta_scope=scope))
     inputs = one(models[2])
     for model in models[:2]:

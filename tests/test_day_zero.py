@@ -11,6 +11,8 @@ import torch
 from modelling import (
     AXES,
     FAMILIES,
+    FEW,
+    families_with,
     fresh,
     noise_video,
     ordinary_image,
@@ -55,8 +57,7 @@ def test_theta_zero_gives_the_unpatched_models_bits(family, dtype, scope):
     assert rotary(model).theta_t.dtype == torch.float32
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+@pytest.mark.parametrize(("family", "scope"), families_with("shared", "per_layer"))
 def test_all_three_thetas_get_a_gradient(family, scope):
     model, processor = patched(family, DynImgConfig(theta_scope=scope))
     inputs = one(processor)
@@ -65,8 +66,7 @@ def test_all_three_thetas_get_a_gradient(family, scope):
         assert getattr(rotary(model), name).grad.norm() > 0, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scope", ["shared", "per_layer"])
+@pytest.mark.parametrize(("family", "scope"), families_with("shared", "per_layer"))
 def test_generate_with_cache_equals_without_and_position_matters(family, scope):
     model, processor = patched(family, DynImgConfig(theta_scope=scope))
     sharpen(model)
@@ -81,8 +81,7 @@ def test_generate_with_cache_equals_without_and_position_matters(family, scope):
     assert (cached.logits[0] - control.logits[0]).abs().max() > 0.03
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("family", "side"), families_with("left", "right"))
 @torch.no_grad()
 def test_a_padded_batch_equals_its_rows(family, side):
     model, processor = patched(family)
@@ -98,7 +97,7 @@ def test_a_padded_batch_equals_its_rows(family, side):
         torch.testing.assert_close(logits[row][kept], model(**single).logits[0], atol=5e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 @torch.no_grad()
 def test_a_left_padded_batch_generates_what_its_rows_generate(family):
     model, processor = patched(family)
