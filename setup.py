@@ -62,7 +62,16 @@ setup(
         "train": ["trl>=1.0"],
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
-        "dev": ["hypothesis>=6", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=64", "wheel"],
+        "families": ["num2words>=0.5", "timm>=1.0"],  # what transformers' SmolVLM and PerceptionLM ask for
+        "dev": [
+            "dynimg_plugin[families]",
+            "hypothesis>=6",
+            "mypy>=1.11",
+            "pytest>=8",
+            "ruff>=0.6",
+            "setuptools>=64",
+            "wheel",
+        ],
     },
     entry_points={
         "console_scripts": ["dynimg = dynimg_plugin.cli:main"],

@@ -126,13 +126,28 @@ def ask(
 
 @app.command()
 def families() -> None:
-    """List the model families that can be patched."""
-    from dynimg_plugin.families import built_in_families, find_patch, supported_families
+    """List the model families that can be patched: where DynImgs enter, their tokens, the rotary embedding."""
+    from dynimg_plugin.family_table import family_rows
 
-    for name in supported_families():
-        patch = find_patch(name)
-        source = "built in" if name in built_in_families() else "plug-in"
-        typer.echo(f"{name:<18} {source:<9} DynImgs enter at {patch.core}.{patch.entry}()")
+    typer.echo(f"{'family':<17} {'enter at':<25} {'tokens per DynImg':<30} {'rotary embedding':<20} source")
+    for row in family_rows():
+        typer.echo(f"{row.family:<17} {row.entry:<25} {row.tokens:<30} {row.rope:<20} {row.source}")
+
+
+@app.command()
+def suggest(
+    model: Annotated[str, typer.Argument(help="hub id or folder of a checkpoint that no family file describes")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file for the Patch")] = None,
+) -> None:
+    """Find the Patch of an unknown vision language model by trying known ways on it, and print it as a file."""
+    from dynimg_plugin.suggest import suggest_for
+
+    suggestion = suggest_for(model)
+    if output is None:
+        typer.echo(str(suggestion))
+        return
+    output.write_text(str(suggestion), "utf-8")
+    typer.echo(f"{suggestion.model} read as {suggestion.alike} -> {output}; give apply_dynimg() its PATCH")
 
 
 @app.command()

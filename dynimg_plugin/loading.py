@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file, file_beside
 from dynimg_plugin.ops import Implementation
+from dynimg_plugin.original import convert_config, load_original, read_original
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -33,7 +34,7 @@ def load(
     """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
 
     Args:
-        base: hub id or folder.
+        base: hub id or folder, in transformers' format or in the `llava` package's own.
         adapter: folder (or hub id) of a peft adapter that was trained on a patched model; its theta is checked.
         config: by default the adapter's or the base folder's dynimg_config.json, else DynImgConfig().
         dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
@@ -55,20 +56,16 @@ def load(
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     if adapter is None and lora_alpha is not None:
         raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
-    base_processor = AutoProcessor.from_pretrained(base)
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        base, dtype=dtype, device_map=device_map, output_loading_info=True
-    )
-    model, info = loaded
+    model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
     apply_dynimg(model.eval(), config, implementation=implementation)
-    if stored_theta := [name for name in info["unexpected_keys"] if THETA in name]:
+    if stored_theta := [name for name in unexpected if THETA in name]:
         if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
             raise ValueError(
                 f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
         _restore_theta(model, base, len(stored_theta))
-    processor = DynImgProcessor(base_processor, config)
+    processor = DynImgProcessor(base_processor, config, patch=find_patch(model.config.model_type))
     return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
@@ -82,6 +79,14 @@ def restore_weights(model: Any, folder: str | Path) -> None:
     if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
         raise ValueError(f"{folder} does not fit this model: {result}")
     _restore_theta(model, folder, len(result.missing_keys))
+
+
+def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
+    """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
+    if read_original(base) is not None:
+        return *load_original(base, **options), []
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+    return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 
 
 def _restore_theta(model: Any, base: str | Path, count: int) -> None:
@@ -131,9 +136,12 @@ def check_checkpoint(base: str | Path) -> tuple[int, int]:
     """
     _check_folder(base)
     try:
-        config = AutoConfig.from_pretrained(base)
+        original = read_original(base)
+        config = AutoConfig.from_pretrained(base) if original is None else convert_config(original)
     except OSError as error:
         raise FileNotFoundError(f"{base}: no such folder, and no such checkpoint could be had from the hub") from error
+    if original is None:
+        _check_processor(base)
     return find_patch(config.model_type).tower(config)
 
 
@@ -145,7 +153,13 @@ def _check_folder(base: str | Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{base} has no config.json; give the folder of a checkpoint")
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+
+
+def _check_processor(base: str | Path) -> None:
+    folder = Path(base)
+    if folder.is_dir() and not any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
         raise FileNotFoundError(
             f"{base} has no processor (processor_config.json or preprocessor_config.json); save the original "
             "checkpoint's AutoProcessor into it with .save_pretrained()"

@@ -158,7 +158,9 @@ def _sin_at_one(base: nn.Module) -> Tensor:
             continue
         if isinstance(out, tuple) and len(out) == 2 and out[0].is_floating_point():
             return out[1]
-        failures.append(f"it returned {type(out).__name__}, not a real (cos, sin) pair")
+        complex_numbers = isinstance(out, Tensor) and out.is_complex()
+        kind = "complex numbers" if complex_numbers else type(out).__name__
+        failures.append(f"it returned {kind}, not a real (cos, sin) pair")
     raise ValueError(
         f"{type(base).__name__} cannot be wrapped: {'; '.join(dict.fromkeys(failures))}. Supported are "
         "rotary embeddings that return (cos, sin); for this model use DynImgConfig(rope_4d=False)"

@@ -27,8 +27,14 @@ from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
 
 
+@dataclass
 class DynImgFeatures(BaseModelOutputWithPooling):
-    """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill."""
+    """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill.
+
+    deepstack_features: per deeper layer that takes features too, what pooler_output is for the input.
+    """
+
+    deepstack_features: list[Any] | None = None
 
 
 class Turn:
@@ -129,10 +135,14 @@ class Session:
             )
         return token_coordinates(input_ids, placeholder, self.table, times)
 
-    @staticmethod
-    def _carries_dynimgs(given: dict[str, Any]) -> bool:
+    def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        return isinstance(encoded, DynImgFeatures) or _is_dynimg(given.get("pixel_values"), given.get("image_sizes"))
+        return isinstance(encoded, DynImgFeatures) or self.is_dynimg(given)
+
+    def is_dynimg(self, given: dict[str, Any]) -> bool:
+        """DynImgs come as (rows, images, 3, H, W) without image sizes, see Patch.dims; anything else is not ours."""
+        pixel_values = given.get("pixel_values")
+        return pixel_values is not None and pixel_values.ndim == self.patch.dims and given.get("image_sizes") is None
 
 
 def core_of(model: nn.Module) -> tuple[Any, Session]:
@@ -154,11 +164,6 @@ def rebind(core: Any, name: str) -> None:
     method = core.__dict__[name]
     if method.__self__ is not core:
         core.__dict__[name] = MethodType(method.__func__, core)
-
-
-def _is_dynimg(pixel_values: Tensor | None, image_sizes: Tensor | None) -> bool:
-    """DynImgs come as (rows, images, 3, H, W) without image sizes; ordinary images as 4-D, or 5-D with their sizes."""
-    return pixel_values is not None and pixel_values.ndim == 5 and image_sizes is None
 
 
 def finish_angles(
@@ -184,7 +189,7 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
     @wraps(original)
     def features(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind_partial(self, *args, **kwargs).arguments
-        if not _is_dynimg(given.get("pixel_values"), given.get("image_sizes")):
+        if not self.dynimg.is_dynimg(given):
             return original(self, *args, **kwargs)
         return encode_dynimgs(self, given["pixel_values"])
 
@@ -200,10 +205,17 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
             f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
             f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
         )
-    patches = session.patch.encode(core, pixel_values.flatten(0, 1))
-    tokens = pool_tokens(patches.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
-    per_row: Any = list(tokens.reshape(rows, -1, tokens.shape[-1]))
-    return DynImgFeatures(pooler_output=per_row)
+    encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
+    patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
+
+    def per_row(features: Tensor) -> Any:
+        tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+        tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+        return tokens if session.patch.stacked else list(tokens)
+
+    return DynImgFeatures(
+        pooler_output=per_row(patches), deepstack_features=None if deeper is None else list(map(per_row, deeper))
+    )
 
 
 def with_extra_inputs(model_class: type) -> Callable[..., Any]:

@@ -11,13 +11,14 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config", "ops"},
+    {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
+    {"suggestion", "original_processor"},
     {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
-    {"processing", "patching"},
-    {"tiny", "loading"},
+    {"processing", "patching", "original"},
+    {"tiny", "loading", "family_table", "suggest"},
     {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},

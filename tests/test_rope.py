@@ -124,5 +124,5 @@ class ComplexRotary(nn.Module):
 
 
 def test_a_rotary_that_is_no_pair_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"ComplexRotary cannot be wrapped: it returned Tensor.*rope_4d=False"):
+    with pytest.raises(ValueError, match=r"ComplexRotary cannot be wrapped: it returned complex.*rope_4d=False"):
         DynImgRotaryEmbedding(ComplexRotary())
