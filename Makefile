@@ -1,4 +1,5 @@
-# Everything runs in .venv, which is made on first use and again when setup.py or constraints.txt change.
+# Everything runs in .venv, which is made on first use and again when setup.py or constraints.txt change. torch comes
+# with it, so the native operator is compiled after it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,9 +21,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(READY): setup.py pyproject.toml constraints.txt
+$(READY): setup.py pyproject.toml constraints.txt $(wildcard dynimg_plugin/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/dynimg build-ext
 	touch $@
 
 clean:

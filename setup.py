@@ -1,10 +1,13 @@
 """Metadata of dynimg_plugin. `patches/` and `eval_tasks/` lie at the top level and are installed inside the package."""
 
+import os
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+BUILD = runpy.run_path(str(ROOT / "dynimg_plugin" / "ops" / "build.py"))  # the package itself would import torch
 MAPPED = {"dynimg_plugin.patches": "patches", "dynimg_plugin.eval_tasks": "eval_tasks"}
 
 
@@ -31,7 +34,10 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=MAPPED,
-    package_data={"dynimg_plugin.eval_tasks": ["**/*.yaml", "**/*.jsonl", "**/_*_yaml"], "dynimg_plugin": ["py.typed"]},
+    package_data={
+        "dynimg_plugin.eval_tasks": ["**/*.yaml", "**/*.jsonl", "**/_*_yaml"],
+        "dynimg_plugin": ["py.typed", "_build.json", "csrc/*"],
+    },
     install_requires=[
         "accelerate>=1.0",
         "datasets>=3",
@@ -56,11 +62,21 @@ setup(
         "train": ["trl>=1.0"],
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
-        "dev": ["hypothesis>=6", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=64", "wheel"],
+        "families": ["num2words>=0.5", "timm>=1.0"],  # what transformers' SmolVLM and PerceptionLM ask for
+        "dev": [
+            "dynimg_plugin[families]",
+            "hypothesis>=6",
+            "mypy>=1.11",
+            "pytest>=8",
+            "ruff>=0.6",
+            "setuptools>=64",
+            "wheel",
+        ],
     },
     entry_points={
         "console_scripts": ["dynimg = dynimg_plugin.cli:main"],
         "lmms_eval.models": ["dynimg = dynimg_plugin.evaluation.manifest:manifests"],
     },
+    **BUILD["setup_arguments"](os.environ.get("DYNIMG_BUILD", "auto")),
     classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
 )

@@ -21,6 +21,7 @@ _HOMES = {
     "describe_dynimg": "patching",
     "load": "loading",
     "remove_dynimg": "patching",
+    "suggest_patch": "suggest",
     "supported_families": "patching",
 }
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dynimg_plugin.patching import Patch, apply_dynimg, describe_dynimg, remove_dynimg, supported_families
     from dynimg_plugin.processing import DynImgProcessor
     from dynimg_plugin.rope import DynImgRotaryEmbedding
+    from dynimg_plugin.suggest import suggest_patch
     from dynimg_plugin.video.errors import VideoError
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dynimg_plugin import __version__
+from dynimg_plugin.cli_evaluation import check, evaluate
+from dynimg_plugin.cli_judging import judge, report
+from dynimg_plugin.cli_options import Adapter, Model, Options, pairs
+from dynimg_plugin.cli_training import convert, merge, new_folder, train
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -19,14 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command(name="eval")(evaluate)
+for command in (check, judge, report, train, merge, convert):
+    app.command()(command)
+
 DEBUG = {"on": False}
 Video = Annotated[Path, typer.Argument(help="video file, or a folder of pictures")]
-Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
-Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
-LoraAlpha = Annotated[float | None, typer.Option(help="another strength of LoRA than in training")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -110,7 +111,7 @@ def ask(
 
     config = None
     if option:
-        config = stored_config(model, adapter).with_options(_pairs(option))
+        config = stored_config(model, adapter).with_options(pairs(option))
     if not video.exists():
         raise FileNotFoundError(f"{video}: no such file")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -123,87 +124,30 @@ def ask(
     typer.echo(processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip())
 
 
-@app.command(name="eval")
-def evaluate(
-    model: Model,
-    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, separated by commas")],
-    adapter: Adapter = None,
-    option: Options = None,
-    limit: Annotated[int | None, typer.Option(help="questions per task at most", min=1)] = None,
-    output_path: Annotated[Path, typer.Option(help="folder for results and answers")] = Path("results"),
-    batch_size: Annotated[int, typer.Option(help="questions answered together", min=1)] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one")] = None,
-    lora_alpha: LoraAlpha = None,
-) -> None:
-    """Run lmms-eval tasks; the same as `lmms-eval --model llava_dynimg`, with a true exit code."""
-    from dynimg_plugin.evaluation.run import run_lmms_eval
-    from dynimg_plugin.loading import check_checkpoint, stored_config
-
-    check_checkpoint(model)
-    pairs = _pairs(option or [])
-    stored_config(model, adapter).with_options(pairs)
-    arguments = {"pretrained": model, "adapter": adapter, "lora_alpha": lora_alpha, "device": device, **pairs}
-    results = run_lmms_eval(arguments, tasks, output_path, limit=limit, batch_size=batch_size)
-    typer.echo(f"results -> {results}")
-
-
-@app.command()
-def train(
-    config: Annotated[str, typer.Argument(help="YAML file, or a preset: lora_default | pllava_lora | paper_full")],
-    option: Annotated[
-        list[str] | None, typer.Argument(help="key=value: an option of TrainConfig, DynImgConfig or TrainingArguments")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only print what would be trained, and its memory")
-    ] = False,
-) -> None:
-    """Fine-tune a checkpoint with DynImgs, e.g. dynimg train lora_default base=DIR data=train.json output=adapter."""
-    from dynimg_plugin.training import plan, read_config
-    from dynimg_plugin.training import train as run
-
-    chosen = read_config(config, option or [])
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(plan(chosen, name=Path(config).stem))
-    if dry_run:
-        return
-    result = run(chosen)
-    typer.echo(f"train loss {result.metrics['train_loss']:.4f}, {len(result.broken)} broken rows -> {result.output}")
-
-
-@app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="folder of an adapter")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
-    base: Annotated[str | None, typer.Option(help="its checkpoint; by default the one that it names")] = None,
-    lora_alpha: LoraAlpha = None,
-) -> None:
-    """Merge an adapter into its base: a whole checkpoint, theta included."""
-    from dynimg_plugin.training.exporting import merge as run
-
-    typer.echo(f"merged -> {run(adapter, _new(output), base=base, lora_alpha=lora_alpha)}")
-
-
-@app.command()
-def convert(
-    folder: Annotated[Path, typer.Argument(help="LLaVA's LoRA output with non_lora_trainables.bin")],
-    base: Annotated[str, typer.Option(help="the same model in transformers' format, hub id or folder")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
-) -> None:
-    """Make an adapter (safetensors, theta = 0) of what LLaVA's own LoRA training wrote."""
-    from dynimg_plugin.training.exporting import convert as run
-
-    typer.echo(f"adapter -> {run(folder, _new(output), base=base)}")
-
-
 @app.command()
 def families() -> None:
-    """List the model families that can be patched."""
-    from dynimg_plugin.families import built_in_families, find_patch, supported_families
+    """List the model families that can be patched: where DynImgs enter, their tokens, the rotary embedding."""
+    from dynimg_plugin.family_table import family_rows
 
-    for name in supported_families():
-        patch = find_patch(name)
-        source = "built in" if name in built_in_families() else "plug-in"
-        typer.echo(f"{name:<18} {source:<9} DynImgs enter at {patch.core}.{patch.entry}()")
+    typer.echo(f"{'family':<17} {'enter at':<25} {'tokens per DynImg':<30} {'rotary embedding':<20} source")
+    for row in family_rows():
+        typer.echo(f"{row.family:<17} {row.entry:<25} {row.tokens:<30} {row.rope:<20} {row.source}")
+
+
+@app.command()
+def suggest(
+    model: Annotated[str, typer.Argument(help="hub id or folder of a checkpoint that no family file describes")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file for the Patch")] = None,
+) -> None:
+    """Find the Patch of an unknown vision language model by trying known ways on it, and print it as a file."""
+    from dynimg_plugin.suggest import suggest_for
+
+    suggestion = suggest_for(model)
+    if output is None:
+        typer.echo(str(suggestion))
+        return
+    output.write_text(str(suggestion), "utf-8")
+    typer.echo(f"{suggestion.model} read as {suggestion.alike} -> {output}; give apply_dynimg() its PATCH")
 
 
 @app.command()
@@ -215,9 +159,22 @@ def tiny(
     """Write a complete random tiny checkpoint, for trying things out offline."""
     from dynimg_plugin.tiny import write_tiny
 
-    folder = write_tiny(family, _new(output), seed=seed)
+    folder = write_tiny(family, new_folder(output), seed=seed)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"random {family} checkpoint, {size / 1e6:.1f} MB -> {folder}")
+
+
+@app.command(name="build-ext")
+def build_ext(
+    build: Annotated[str, typer.Option(help="auto | cuda (with CPU) | cpu | none")] = "auto",
+) -> None:
+    """Compile the native 4D RoPE operator for the torch that is installed; needed again after torch is upgraded."""
+    from dynimg_plugin.ops.build import build_in_place
+
+    report = build_in_place(build)
+    typer.echo(f"built: {report['built']} (torch {report['torch']})")
+    for reason in report["why"]:
+        typer.echo(f"  {reason}")
 
 
 @app.command()
@@ -247,24 +204,6 @@ def demo(
     run(video, output, limit)
 
 
-def _new(folder: Path) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give a new folder")
-    return folder
-
-
-def _pairs(options: list[str]) -> dict[str, Any]:
-    """["num_images=1", "rope_4d=false"] -> {"num_images": 1, "rope_4d": False}"""
-    words: dict[str, Any] = {"true": True, "false": False}
-    pairs: dict[str, Any] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"option {option!r} is not of the form name=value")
-        pairs[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
-    return pairs
-
-
 def main() -> None:
     """Entry point: what a user can mend becomes one sentence and exit code 2; anything else keeps its traceback."""
     try:
@@ -274,7 +213,3 @@ def main() -> None:
             raise
         typer.echo(f"dynimg: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":  # accelerate launch -m dynimg_plugin.cli train ..., torchrun -m dynimg_plugin.cli train ...
-    main()

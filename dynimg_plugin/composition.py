@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def compose(
     seed: int | None = None,
     fps: float = 1.0,
     limits: VideoLimits | None = None,
+    seconds: dict[str, float] | None = None,
 ) -> list[DynImg]:
     """Compose the DynImgs of one video.
 
@@ -84,10 +86,13 @@ def compose(
         seed: None picks prompt frames deterministically (evaluation); a number draws them at random (training).
         fps: frames per second of sources without a clock (arrays, lists, folders).
         limits: what reading the video may cost; VideoLimits() when None.
+        seconds: a dict that gets "decode" (opening, finding and decoding frames) and "compose" (their conversion to
+            RGB, scaling and painting).
 
     Raises:
         VideoError: when the source cannot be read within the limits.
     """
+    began, painting = perf_counter(), 0.0
     config = config or DynImgConfig()
     clip = source if isinstance(source, Clip) else Clip(source)
     with open_video(clip.source, fps=fps, limits=limits, fast_between=config.fast_between) as video:
@@ -106,9 +111,13 @@ def compose(
         canvases = Canvases(config)
         times = [[pick.time for pick in group] for group in groups]
         for time, frame in video.read(time for group in times for time in group):
+            arrived = perf_counter()
             for image, group in enumerate(times):
                 for region in (i for i, wanted in enumerate(group) if wanted == time):
                     canvases.paint(frame, image, region)
+            painting += perf_counter() - arrived
+        if seconds is not None:
+            seconds |= {"decode": perf_counter() - began - painting, "compose": painting}
         return canvases.dynimgs(lambda places: _record(video, config, places, len(index.iframes)))
 
 

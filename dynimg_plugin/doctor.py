@@ -21,7 +21,7 @@ class Finding:
     fix: str = ""
 
     def __str__(self) -> str:
-        line = f"{'ok ' if not self.fix else 'FIX'}  {self.name:<18} {self.value}"
+        line = f"{'ok ' if not self.fix else 'FIX'}  {self.name:<20} {self.value}"
         return f"{line}\n     -> {self.fix}" if self.fix else line
 
 
@@ -29,8 +29,7 @@ def examine() -> Iterator[Finding]:
     """All findings, cheap ones first."""
     yield Finding("python", sys.version.split()[0])
     yield from _packages()
-    yield Finding("4D RoPE", "reference (PyTorch), on every device")
-    for check in (_torch, _entry_point, _tasks, _encoder):
+    for check in (_torch, _operator, _entry_point, _tasks, _encoder):
         try:
             yield check()
         except ImportError as error:
@@ -65,6 +64,19 @@ def _torch() -> Finding:
         return Finding("torch + vision", f"{torch.__version__}, torchvision does not load: {error}", fix)
     devices = f"{torch.cuda.device_count()} CUDA device(s)" if torch.cuda.is_available() else "CPU only"
     return Finding("torch + vision", f"{torch.__version__}, {devices}")
+
+
+def _operator() -> Finding:
+    import torch
+
+    from dynimg_plugin.ops import describe
+    from dynimg_plugin.ops.native import MEND, load_native
+
+    native = load_native()
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    running = "; ".join(f"{device}: {describe('auto', device)}" for device in devices)
+    built = f" (built for {', '.join(sorted(native.devices))})" if native.devices else ""
+    return Finding("4D RoPE", running + built, MEND if native.mendable else "")
 
 
 def _entry_point() -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file, file_beside
+from dynimg_plugin.ops import Implementation
+from dynimg_plugin.original import convert_config, load_original, read_original
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -25,16 +28,18 @@ def load(
     config: DynImgConfig | None = None,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
+    implementation: Implementation = "auto",
     lora_alpha: float | None = None,
 ) -> tuple[Any, DynImgProcessor]:
     """Load a checkpoint of a supported family, patch it, and load a peft adapter onto it.
 
     Args:
-        base: hub id or folder.
+        base: hub id or folder, in transformers' format or in the `llava` package's own.
         adapter: folder (or hub id) of a peft adapter that was trained on a patched model; its theta is checked.
         config: by default the adapter's or the base folder's dynimg_config.json, else DynImgConfig().
         dtype: as in from_pretrained(), "auto" keeps the checkpoint's.
         device_map: as in from_pretrained().
+        implementation: of 4D RoPE, as in apply_dynimg().
         lora_alpha: another strength of LoRA than in training (PLLaVA trains with 32 and answers with 4).
 
     Returns:
@@ -51,20 +56,16 @@ def load(
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     if adapter is None and lora_alpha is not None:
         raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
-    base_processor = AutoProcessor.from_pretrained(base)
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        base, dtype=dtype, device_map=device_map, output_loading_info=True
-    )
-    model, info = loaded
-    apply_dynimg(model.eval(), config)
-    if stored_theta := [name for name in info["unexpected_keys"] if THETA in name]:
+    model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
+    apply_dynimg(model.eval(), config, implementation=implementation)
+    if stored_theta := [name for name in unexpected if THETA in name]:
         if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
             raise ValueError(
                 f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
         _restore_theta(model, base, len(stored_theta))
-    processor = DynImgProcessor(base_processor, config)
+    processor = DynImgProcessor(base_processor, config, patch=find_patch(model.config.model_type))
     return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
@@ -78,6 +79,14 @@ def restore_weights(model: Any, folder: str | Path) -> None:
     if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
         raise ValueError(f"{folder} does not fit this model: {result}")
     _restore_theta(model, folder, len(result.missing_keys))
+
+
+def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
+    """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
+    if read_original(base) is not None:
+        return *load_original(base, **options), []
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+    return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 
 
 def _restore_theta(model: Any, base: str | Path, count: int) -> None:
@@ -127,9 +136,12 @@ def check_checkpoint(base: str | Path) -> tuple[int, int]:
     """
     _check_folder(base)
     try:
-        config = AutoConfig.from_pretrained(base)
+        original = read_original(base)
+        config = AutoConfig.from_pretrained(base) if original is None else convert_config(original)
     except OSError as error:
         raise FileNotFoundError(f"{base}: no such folder, and no such checkpoint could be had from the hub") from error
+    if original is None:
+        _check_processor(base)
     return find_patch(config.model_type).tower(config)
 
 
@@ -141,7 +153,13 @@ def _check_folder(base: str | Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{base} has no config.json; give the folder of a checkpoint")
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+
+
+def _check_processor(base: str | Path) -> None:
+    folder = Path(base)
+    if folder.is_dir() and not any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
         raise FileNotFoundError(
             f"{base} has no processor (processor_config.json or preprocessor_config.json); save the original "
             "checkpoint's AutoProcessor into it with .save_pretrained()"
@@ -168,12 +186,8 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
         raise ValueError(
             f"{adapter} has no adapter_model.safetensors; pickled adapters (.bin) are not opened, see `dynimg convert`"
         )
-    stored = {_plain(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    if config.rope_4d and not any(THETA in name for name in stored):
-        raise ValueError(
-            f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
-            "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
-        )
+    stored = {plain_name(name) for name in load_peft_weights(str(adapter), device="cpu")}
+    check_theta(adapter, stored, config)
     peft_config: Any = PeftConfig.from_pretrained(str(adapter))
     if lora_alpha is not None:
         peft_config.lora_alpha = lora_alpha
@@ -181,12 +195,39 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
         loaded = PeftModel.from_pretrained(model, adapter, config=peft_config)
     except (KeyError, RuntimeError) as error:  # missing parts, or shapes of another base
         raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
-    taken = {_plain(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
+    taken = {plain_name(name) for name in get_peft_model_state_dict(loaded, save_embedding_layers=False)}
     if stored != taken:
         odd = [f"{name} {'has no place' if name in stored else 'is missing'}" for name in sorted(stored ^ taken)[:5]]
         raise ValueError(f"adapter {adapter} does not fit this base: {', '.join(odd)}")
     return loaded.eval()
 
 
-def _plain(name: str) -> str:
+def check_theta(adapter: str | Path, stored: Iterable[str], config: DynImgConfig) -> None:
+    """Raise a ValueError for an adapter without theta where the config has 4D RoPE."""
+    if config.rope_4d and not any(THETA in name for name in stored):
+        raise ValueError(
+            f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
+            "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
+        )
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what peft puts between."""
     return name.replace(".modules_to_save.default", "").replace(".default", "")
+
+
+def with_fresh_adapter(model: Any, adapter: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an adapter of this kind holds on `model` (patched, maybe without weights).
+
+    Raises:
+        ValueError: its adapter_config.json names parts that the model lacks.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+
+    settings = PeftConfig.from_pretrained(str(adapter))
+    try:
+        wrapped = get_peft_model(model, settings)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"adapter {adapter} does not fit this base: {error}") from error
+    state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -9,10 +9,12 @@ from typing import Any
 
 from transformers.utils import logging
 
+from dynimg_plugin.attention import fusable, fuse
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.families import Patch, find_patch, supported_families
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding
 from dynimg_plugin.session import Session, core_of, dynimg_features, finish_angles, with_extra_inputs
 
@@ -31,20 +33,30 @@ PREPARE = "prepare_inputs_for_generation"
 logger = logging.get_logger(__name__)
 
 
-def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch | None = None) -> Any:
+def apply_dynimg(
+    model: Any,
+    config: DynImgConfig | None = None,
+    *,
+    patch: Patch | None = None,
+    implementation: Implementation = "auto",
+) -> Any:
     """Patch this model instance for DynImg and return it. Its weights stay; on day 0 its text logits are the same bits.
 
-    Calling it again with the same config is a no-op.
+    Calling it again with the same arguments is a no-op.
 
     Args:
         config: DynImgConfig() when None; grid and patch size are taken from the model.
         patch: names of a family that is not built in.
+        implementation: of 4D RoPE on q and k: "native" (C++, CUDA), "triton", "reference" (PyTorch), or "auto", the
+            first of these that is there for the tensors' device. All give the same bits at theta = 0.
 
     Raises:
+        RuntimeError: the implementation that was asked for is missing, or this family's attention cannot take it.
         ValueError: unknown family, a rotary embedding that cannot be wrapped, or the model is patched already with
             another config.
         TypeError: it is a peft model.
     """
+    require(implementation)
     if _is_peft(model):
         raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
     patch = patch or find_patch(model.config.model_type)
@@ -52,12 +64,15 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, patch: Patch
     config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
     core = model.get_submodule(patch.core)
     if session := getattr(core, "dynimg", None):
-        if session.config != config:
-            raise ValueError(f"this model is patched already with {session.config}; call remove_dynimg(model) first")
+        if (session.config, session.implementation) != (config, implementation):
+            raise ValueError(
+                f"this model is patched already with {session.config}, implementation={session.implementation!r}; "
+                "call remove_dynimg(model) first"
+            )
         logger.info("apply_dynimg: this model is patched already, nothing to do")
         return model
     layout = DynImgLayout.from_config(config)
-    session = Session(patch, config, layout, CoordinateTable.from_layout(layout))
+    session = Session(patch, config, layout, CoordinateTable.from_layout(layout), implementation)
     overrides = [
         (core, patch.entry, dynimg_features(type(core), patch.entry)),
         (model, PREPARE, with_extra_inputs(type(model))),
@@ -90,6 +105,8 @@ def remove_dynimg(model: Any) -> Any:
         raise TypeError(f"its rotary embedding is in use by {type(rotary).__name__}; take the adapter off first")
     for handle in session.handles:
         handle.remove()
+    for attention in session.attention(core):
+        del attention.__dict__["forward"]
     if session.config.rope_4d:
         decoder.set_submodule(session.patch.rotary, rotary.base)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
@@ -101,17 +118,34 @@ def _is_peft(model: Any) -> bool:
 
 
 def _wrap_rotary(core: Any, session: Session) -> None:
-    decoder = core.get_submodule(session.patch.language_model)
-    layers = decoder.get_submodule(session.patch.layers)
+    patch = session.patch
+    decoder = core.get_submodule(patch.language_model)
+    layers = decoder.get_submodule(patch.layers)
     per_layer = session.config.theta_scope == "per_layer"
-    base = decoder.get_submodule(session.patch.rotary)
-    wrapper = DynImgRotaryEmbedding(base, num_layers=len(layers) if per_layer else None)
-    decoder.set_submodule(session.patch.rotary, wrapper)
+    wrapper = DynImgRotaryEmbedding(decoder.get_submodule(patch.rotary), num_layers=len(layers) if per_layer else None)
+    _fuse_attention(core, session, layers, wrapper)
+    decoder.set_submodule(patch.rotary, wrapper)
     if per_layer:
         session.handles += [
             layer.register_forward_pre_hook(partial(finish_angles, index=i, layout=wrapper.layout), with_kwargs=True)
             for i, layer in enumerate(layers)
         ]
+
+
+def _fuse_attention(core: Any, session: Session, layers: Any, wrapper: DynImgRotaryEmbedding) -> None:
+    """Let the attention layers run the operator where they can; the wrapper's PyTorch path serves the others."""
+    if session.implementation == "reference":
+        return
+    modules, session.not_fused = fusable(layers, wrapper)
+    if session.not_fused and session.implementation != "auto":
+        raise RuntimeError(
+            f"implementation={session.implementation!r} cannot run in this model: {session.not_fused}; "
+            "implementation='auto' takes the PyTorch path"
+        )
+    for path, interleaved in modules.items():
+        session.fused.append(f"{session.patch.language_model}.{session.patch.layers}.{path}")
+        fuse(core.get_submodule(session.fused[-1]), interleaved)
+    wrapper.implementation = session.implementation if modules else "reference"
 
 
 @dataclass(frozen=True)
@@ -150,8 +184,14 @@ def describe_dynimg(model: Any) -> Description:
         config=session.config,
         rotary="unchanged" if active is None else f"{type(active.base).__name__} ({active.layout})",
         theta_norms=norms,
-        implementation="off" if active is None else "reference (PyTorch)",
+        implementation="off" if active is None else _running(session, active),
     )
+
+
+def _running(session: Session, rotary: DynImgRotaryEmbedding) -> str:
+    if session.not_fused:
+        return f"reference (PyTorch): {session.not_fused}"
+    return describe(session.implementation, rotary.theta_t.device)
 
 
 def _active_rotary(core: Any, session: Session) -> DynImgRotaryEmbedding | None:

@@ -17,10 +17,11 @@ from transformers.processing_utils import TextKwargs
 from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
+from dynimg_plugin.families import Patch, patch_of_processor
 from dynimg_plugin.hub import config_file
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.video import VideoLimits
-from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row, tower_geometry
+from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row
 
 VISUAL = ("video", "image")
 Group = list[Visual]
@@ -35,33 +36,44 @@ class DynImgProcessor(ProcessorMixin):
         base: the processor of the checkpoint, e.g. AutoProcessor.from_pretrained(...).
         config: DynImgConfig() when None; grid and patch size are taken from `base`.
         limits: what reading one video may cost; VideoLimits() when None.
+        patch: of a family that is not built in; by default the one that names the class of `base`, else LLaVA's way.
 
     Raises:
         ValueError: when `base` has no image processor or tokenizer, or its image size cannot be told.
     """
 
-    def __init__(self, base: Any, config: DynImgConfig | None = None, *, limits: VideoLimits | None = None) -> None:
+    def __init__(
+        self,
+        base: Any,
+        config: DynImgConfig | None = None,
+        *,
+        limits: VideoLimits | None = None,
+        patch: Patch | None = None,
+    ) -> None:
         missing = [name for name in ("image_processor", "tokenizer") if getattr(base, name, None) is None]
         if missing:
             raise ValueError(
                 f"{type(base).__name__} has no {' and no '.join(missing)}; give the checkpoint's AutoProcessor"
             )
         self.base, self.limits = base, limits
-        self.image_size, grid = tower_geometry(base)
+        self.patch = patch or patch_of_processor(base) or Patch(model_type="llava")
+        self.placeholders = self.patch.placeholders
+        self.image_size, grid = self.placeholders.canvas(base)
         self.config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=self.image_size // grid)
         self.layout = DynImgLayout.from_config(self.config)
         self.table = CoordinateTable.from_layout(self.layout)
         self.tokenizer, self.image_processor = base.tokenizer, base.image_processor
         self.chat_template = base.chat_template
         self.image_token: str = base.image_token
-        self.image_token_id: int = base.tokenizer.convert_tokens_to_ids(base.image_token)
+        self.image_token_id: int = base.tokenizer.convert_tokens_to_ids(self.placeholders.token(base))
 
     def __repr__(self) -> str:
         return f"DynImgProcessor({type(self.base).__name__}, {self.config})"
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.tokenizer.model_input_names, "pixel_values"]
+        further = self.placeholders.inputs(self.base, [], 1, 1)
+        return list(dict.fromkeys([*self.tokenizer.model_input_names, "pixel_values", *further]))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -104,7 +116,8 @@ class DynImgProcessor(ProcessorMixin):
 
         Returns:
             input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32; with
-            t_mode="time" also dynimg_times (rows with DynImgs, images, frames).
+            t_mode="time" also dynimg_times (rows with DynImgs, images, frames); and what the family asks for, such as
+            mm_token_type_ids.
         """
         if text is None:
             raise ValueError("text is missing; give one prompt per video")
@@ -125,6 +138,8 @@ class DynImgProcessor(ProcessorMixin):
         data = dict(self.tokenizer(expanded, **kwargs))
         self._check_placeholders(data["input_ids"], visuals)
         shown = [[visual for group in groups for visual in group] for groups in visuals if groups]
+        mask = [[int(token == self.image_token_id) for token in ids] for ids in data["input_ids"]]
+        data |= self.placeholders.inputs(self.base, mask, sum(map(len, shown)), self.config.pooled_size)
         if shown:
             data["pixel_values"] = self._pixel_values(shown)
             if self.config.t_mode == "time":
@@ -197,7 +212,7 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
                 "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        runs = iter(self.image_token * (self.config.tokens_per_image * size) for size in sizes)
+        runs = iter(self.placeholders.write(self.base, size, self.config.pooled_size) for size in sizes)
         return marker.sub(lambda _: next(runs), prompt)
 
     def _as_question(self, question: str) -> str:
@@ -213,11 +228,11 @@ class DynImgProcessor(ProcessorMixin):
             if found != wanted:
                 raise ValueError(
                     f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "
-                    f"truncation=False, and keep {self.image_token} out of the text itself"
+                    f"truncation=False, and keep {self.placeholders.token(self.base)} out of the text itself"
                 )
 
     def _pixel_values(self, visuals: list[list[Visual]]) -> Tensor:
-        """(rows, images * canvases, 3, H, W), normalised as the base's image processor does."""
+        """(rows, images * canvases, 3, H, W), see Patch.dims, normalised as the base's image processor does."""
         counts = sorted({len(visual) for visual in visuals})
         if len(counts) > 1:
             raise ValueError(
@@ -227,7 +242,8 @@ class DynImgProcessor(ProcessorMixin):
         pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals]).float()
         processor = self.image_processor
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-        return (pixels * processor.rescale_factor - mean) / std
+        normalised = (pixels * processor.rescale_factor - mean) / std
+        return normalised.unsqueeze(2) if self.patch.dims == 6 else normalised
 
     def _times(self, visual: list[Visual]) -> Tensor:
         """(images, frames); the clock of each video starts at 0 and ticks with its own frames."""

@@ -15,23 +15,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynimg_plugin.ops import Implementation, choose
+from dynimg_plugin.ops.reference import turn
+
 AXES = ("t", "h", "w")
 
 
-class LayerAngles(NamedTuple):
-    """What the wrapper hands to the decoder layers when every layer has its own theta: (layers, d) per axis."""
+class BaseTables(NamedTuple):
+    """cos and sin of the base, fp32, (b, s, d): one number per frequency."""
 
     cos: Tensor
     sin: Tensor
-    coordinates: Tensor
-    theta_t: Tensor
-    theta_h: Tensor
-    theta_w: Tensor
 
-    def of_layer(self, index: int, layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(cos, sin) of decoder layer `index`."""
-        thetas = (self.theta_t[index], self.theta_h[index], self.theta_w[index])
-        return rotate(self.cos, self.sin, self.coordinates, thetas, layout, dtype)
+
+class LearnableAngle(NamedTuple):
+    """What turns the base's angles on: (b or 1, s, 3) and theta (3, d), or (layers, 3, d) until a layer takes its row.
+
+    All that a layer needs travels in these tensors: activation checkpointing runs a layer again after the coordinates
+    have gone from the module.
+    """
+
+    coordinates: Tensor
+    theta: Tensor
+    implementation: str
+
+    def of_layer(self, index: int) -> LearnableAngle:
+        return self._replace(theta=self.theta[index])
 
 
 class DynImgRotaryEmbedding(nn.Module):
@@ -40,6 +49,7 @@ class DynImgRotaryEmbedding(nn.Module):
     Args:
         base: the language model's own rotary module; kept as `.base`.
         num_layers: None for one theta shared by all layers (our choice), else one row per decoder layer.
+        implementation: of the operator, where the attention layers can take it (`attention.fuse`); else "reference".
 
     Attributes:
         theta_t, theta_h, theta_w: (d,) or (num_layers, d), d = rotary_dim / 2 frequencies.
@@ -49,11 +59,14 @@ class DynImgRotaryEmbedding(nn.Module):
         ValueError: when the base returns no real (cos, sin) pair, e.g. complex rotary embeddings.
     """
 
-    def __init__(self, base: nn.Module, num_layers: int | None = None) -> None:
+    def __init__(
+        self, base: nn.Module, num_layers: int | None = None, implementation: Implementation = "reference"
+    ) -> None:
         super().__init__()
         self.layout, self.num_frequencies = probe(base)
         self.base = base
         self.num_layers = num_layers
+        self.implementation = implementation
         device = next((buffer.device for buffer in base.buffers()), None)
         shape = (self.num_frequencies,) if num_layers is None else (num_layers, self.num_frequencies)
         for axis in AXES:
@@ -83,10 +96,8 @@ class DynImgRotaryEmbedding(nn.Module):
     def extra_repr(self) -> str:
         return f"frequencies={self.num_frequencies}, layout={self.layout}, num_layers={self.num_layers}"
 
-    def forward(
-        self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor] | LayerAngles:
-        """(cos, sin) in the dtype of `x`; with per-layer theta a LayerAngles in fp32 that the layers finish."""
+    def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """(cos, sin) in the dtype of `x`; or (BaseTables, LearnableAngle), which the decoder layers finish."""
         coordinates = self.coordinates
         if coordinates is None:
             if not (torch.is_grad_enabled() and any(theta.requires_grad for theta in self.thetas)):
@@ -95,31 +106,28 @@ class DynImgRotaryEmbedding(nn.Module):
             coordinates = x.new_zeros(1, x.shape[1], 3)
         exact = torch.empty(0, dtype=torch.float32, device=x.device)  # the base reads only its dtype and device
         cos, sin = self.base(exact, position_ids, *args, **kwargs)
-        coordinates = coordinates.to(cos.device, torch.float32)
-        if self.num_layers is not None:
-            return LayerAngles(cos, sin, coordinates, *self.thetas)
-        return rotate(cos, sin, coordinates, self.thetas, self.layout, x.dtype)
+        implementation = choose(self.implementation, x.device)
+        angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation)
+        if self.num_layers is None and implementation == "reference":
+            return turned(cos, sin, angle, self.layout, x.dtype)
+        return BaseTables(ONE_EACH[self.layout](cos), ONE_EACH[self.layout](sin)), angle
+
+    def _theta(self) -> Tensor:
+        """(3, d) or (layers, 3, d), fp32."""
+        return torch.stack([theta.float() for theta in self.thetas], -2)
 
 
-def rotate(
-    cos: Tensor, sin: Tensor, coordinates: Tensor, thetas: tuple[Tensor, ...], layout: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Rotate (cos, sin) on by coordinates * theta: (b, s, D) and (b, s, 3) -> (b, s, D), in fp32, then cast.
-
-    Sums of products rather than a matmul: autocast would run a matmul in bf16.
-    """
-    t, h, w = coordinates.split(1, -1)
-    theta_t, theta_h, theta_w = (theta.float() for theta in thetas)
-    angle = SPREAD[layout](t * theta_t + h * theta_h + w * theta_w)
-    turn_cos, turn_sin = angle.cos(), angle.sin()
-    return (cos * turn_cos - sin * turn_sin).to(dtype), (sin * turn_cos + cos * turn_sin).to(dtype)
+def turned(cos: Tensor, sin: Tensor, angle: LearnableAngle, layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rotate (cos, sin), (b, s, D), on by the learnable angle, in fp32, then cast."""
+    cos, sin = turn(cos, sin, angle.coordinates, angle.theta, layout)
+    return cos.to(dtype), sin.to(dtype)
 
 
-# How d angles are laid out over the rotary dimension:
-SPREAD: dict[str, Callable[[Tensor], Tensor]] = {
-    "half": lambda angle: torch.cat((angle, angle), -1),  # [a0 a1 a2 a0 a1 a2]  Llama, Qwen, ...
-    "interleaved": lambda angle: angle.repeat_interleave(2, -1),  # [a0 a0 a1 a1 a2 a2]  GLM, Cohere
-    "single": lambda angle: angle,  # [a0 a1 a2]
+# One number per frequency out of a rotary dimension; SPREAD's inverse.
+ONE_EACH: dict[str, Callable[[Tensor], Tensor]] = {
+    "half": lambda table: table.chunk(2, -1)[0],
+    "interleaved": lambda table: table[..., ::2],
+    "single": lambda table: table,
 }
 
 
@@ -150,7 +158,9 @@ def _sin_at_one(base: nn.Module) -> Tensor:
             continue
         if isinstance(out, tuple) and len(out) == 2 and out[0].is_floating_point():
             return out[1]
-        failures.append(f"it returned {type(out).__name__}, not a real (cos, sin) pair")
+        complex_numbers = isinstance(out, Tensor) and out.is_complex()
+        kind = "complex numbers" if complex_numbers else type(out).__name__
+        failures.append(f"it returned {kind}, not a real (cos, sin) pair")
     raise ValueError(
         f"{type(base).__name__} cannot be wrapped: {'; '.join(dict.fromkeys(failures))}. Supported are "
         "rotary embeddings that return (cos, sin); for this model use DynImgConfig(rope_4d=False)"

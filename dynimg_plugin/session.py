@@ -19,14 +19,22 @@ from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.ops import Implementation
+from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens
-from dynimg_plugin.rope import DynImgRotaryEmbedding, LayerAngles
+from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
 
 
+@dataclass
 class DynImgFeatures(BaseModelOutputWithPooling):
-    """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill."""
+    """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill.
+
+    deepstack_features: per deeper layer that takes features too, what pooler_output is for the input.
+    """
+
+    deepstack_features: list[Any] | None = None
 
 
 class Turn:
@@ -47,6 +55,9 @@ class Session:
     config: DynImgConfig
     layout: DynImgLayout
     table: CoordinateTable
+    implementation: Implementation = "auto"
+    fused: list[str] = field(default_factory=list)  # paths of the attention modules that take the operator
+    not_fused: str = ""  # why there are none
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
 
@@ -56,7 +67,9 @@ class Session:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        copied = Session(self.patch, self.config, self.layout, self.table)
+        copied = Session(
+            self.patch, self.config, self.layout, self.table, self.implementation, list(self.fused), self.not_fused
+        )
         memo[id(self)] = copied  # the copied hooks are bound to it
         copied.handles = deepcopy(self.handles, memo)
         return copied
@@ -66,9 +79,15 @@ class Session:
         owner = core.get_submodule(self.patch.language_model).get_submodule(self.patch.rotary)
         return [module for module in owner.modules() if isinstance(module, DynImgRotaryEmbedding)]
 
+    def attention(self, core: Any) -> list[Any]:
+        """The attention modules that were fused."""
+        return [core.get_submodule(path) for path in self.fused]
+
     def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
         rebind(core, self.patch.entry)
+        for attention in self.attention(core):
+            rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
         coordinates = None
         if self.config.rope_4d:
@@ -116,10 +135,14 @@ class Session:
             )
         return token_coordinates(input_ids, placeholder, self.table, times)
 
-    @staticmethod
-    def _carries_dynimgs(given: dict[str, Any]) -> bool:
+    def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        return isinstance(encoded, DynImgFeatures) or _is_dynimg(given.get("pixel_values"), given.get("image_sizes"))
+        return isinstance(encoded, DynImgFeatures) or self.is_dynimg(given)
+
+    def is_dynimg(self, given: dict[str, Any]) -> bool:
+        """DynImgs come as (rows, images, 3, H, W) without image sizes, see Patch.dims; anything else is not ours."""
+        pixel_values = given.get("pixel_values")
+        return pixel_values is not None and pixel_values.ndim == self.patch.dims and given.get("image_sizes") is None
 
 
 def core_of(model: nn.Module) -> tuple[Any, Session]:
@@ -143,20 +166,19 @@ def rebind(core: Any, name: str) -> None:
         core.__dict__[name] = MethodType(method.__func__, core)
 
 
-def _is_dynimg(pixel_values: Tensor | None, image_sizes: Tensor | None) -> bool:
-    """DynImgs come as (rows, images, 3, H, W) without image sizes; ordinary images as 4-D, or 5-D with their sizes."""
-    return pixel_values is not None and pixel_values.ndim == 5 and image_sizes is None
-
-
 def finish_angles(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Pre-hook of a decoder layer: turn the LayerAngles of all layers into this layer's (cos, sin)."""
-    angles = kwargs.get("position_embeddings")
-    if not isinstance(angles, LayerAngles):
+    """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
+    pair: Any = kwargs.get("position_embeddings")
+    if pair is None or not isinstance(pair[1], LearnableAngle):
         return None
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return args, {**kwargs, "position_embeddings": angles.of_layer(index, layout, hidden.dtype)}
+    base, angle = pair
+    own = base, angle.of_layer(index)
+    if angle.implementation == "reference":
+        hidden = args[0] if args else kwargs["hidden_states"]
+        own = turned(SPREAD[layout](base.cos), SPREAD[layout](base.sin), own[1], layout, hidden.dtype)
+    return args, {**kwargs, "position_embeddings": own}
 
 
 def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
@@ -167,7 +189,7 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
     @wraps(original)
     def features(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind_partial(self, *args, **kwargs).arguments
-        if not _is_dynimg(given.get("pixel_values"), given.get("image_sizes")):
+        if not self.dynimg.is_dynimg(given):
             return original(self, *args, **kwargs)
         return encode_dynimgs(self, given["pixel_values"])
 
@@ -183,10 +205,17 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
             f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
             f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
         )
-    patches = session.patch.encode(core, pixel_values.flatten(0, 1))
-    tokens = pool_tokens(patches.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
-    per_row: Any = list(tokens.reshape(rows, -1, tokens.shape[-1]))
-    return DynImgFeatures(pooler_output=per_row)
+    encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
+    patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
+
+    def per_row(features: Tensor) -> Any:
+        tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+        tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+        return tokens if session.patch.stacked else list(tokens)
+
+    return DynImgFeatures(
+        pooler_output=per_row(patches), deepstack_features=None if deeper is None else list(map(per_row, deeper))
+    )
 
 
 def with_extra_inputs(model_class: type) -> Callable[..., Any]:

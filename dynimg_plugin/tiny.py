@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 
 from dynimg_plugin.families import built_in_families, family_module
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
     "What is shown in this video? Answer with the option's letter. Answer with a single word or phrase. Options:",
     "(A) left (B) right (C) up (D) down Yes No red green blue yellow circle square triangle one two three four",
@@ -33,9 +34,17 @@ class Kit:
     )
 
     def __init__(self) -> None:
-        self.tokenizer = byte_tokenizer()
+        self.name_tokens(image_token="<image>", video_token="<video>")
 
-    def text(self, model_type: str) -> dict[str, Any]:
+    def name_tokens(self, *others: str, **named: str) -> None:
+        """Give the tokenizer a family's special tokens: named ones, image_token="<image>", are attributes of it too."""
+        self.tokenizer = byte_tokenizer(others, named)
+
+    def template(self, image: str) -> str:
+        """The chat template with `image` in the place of an image item."""
+        return self.CHAT_TEMPLATE.replace("<image>", image)
+
+    def text(self, model_type: str, **extra: Any) -> dict[str, Any]:
         """A decoder of two layers; the vocabulary is rounded up to a multiple of 8."""
         return {
             "model_type": model_type,
@@ -50,24 +59,28 @@ class Kit:
             "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": self.tokenizer.pad_token_id,
             "tie_word_embeddings": False,
+            **extra,
         }
 
     def _tower(self, model_type: str, size: int, **extra: Any) -> dict[str, Any]:
         shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         return {"model_type": model_type, "image_size": size, "patch_size": self.PATCH_SIZE, **shape, **extra}
 
-    def clip_tower(self) -> dict[str, Any]:
-        return self._tower("clip_vision_model", self.CLIP_SIZE, projection_dim=32)
+    def clip_tower(self, side: int = CLIP_SIZE) -> dict[str, Any]:
+        return self._tower("clip_vision_model", side, projection_dim=32)
 
-    def siglip_tower(self) -> dict[str, Any]:
-        return self._tower("siglip_vision_model", self.SIGLIP_SIZE, vision_use_head=False)
+    def siglip_tower(self, side: int = SIGLIP_SIZE) -> dict[str, Any]:
+        return self._tower("siglip_vision_model", side, vision_use_head=False)
 
-    def clip_sizes(self) -> dict[str, Any]:
-        side = self.CLIP_SIZE
-        return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    def clip_sizes(self, side: int = CLIP_SIZE) -> dict[str, Any]:
+        return {"size": {"shortest_edge": side}, "crop_size": self.square(side)}
 
-    def siglip_sizes(self) -> dict[str, Any]:
-        return {"size": {"height": self.SIGLIP_SIZE, "width": self.SIGLIP_SIZE}}
+    def siglip_sizes(self, side: int = SIGLIP_SIZE) -> dict[str, Any]:
+        return {"size": self.square(side)}
+
+    @staticmethod
+    def square(side: int) -> dict[str, int]:
+        return {"height": side, "width": side}
 
     def clip_images(self) -> Any:
         from transformers import CLIPImageProcessor
@@ -87,32 +100,35 @@ class Kit:
         }
 
     def image_ids(self) -> dict[str, Any]:
-        return {"image_token_id": self.tokenizer.convert_tokens_to_ids("<image>"), "tie_word_embeddings": False}
+        return {"image_token_id": self.token_id("image_token"), "tie_word_embeddings": False}
 
     def video_ids(self) -> dict[str, Any]:
-        return {"video_token_id": self.tokenizer.convert_tokens_to_ids("<video>")}
+        return {"video_token_id": self.token_id("video_token")}
+
+    def token_id(self, name: str) -> int:
+        """Id of a token by its name, e.g. "image_token"."""
+        return self.tokenizer.get_vocab()[getattr(self.tokenizer, name)]
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(others: Sequence[str], named: dict[str, str]) -> PreTrainedTokenizerFast:
     """All 256 bytes, a few merges and the special tokens: any text survives a round trip."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = [*SPECIAL, *named.values(), *others]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=SPECIAL
+        vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=special
     )
     tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
+        extra_special_tokens=named,
         padding_side="left",
         model_max_length=8192,
     )
-    fast.image_token, fast.video_token = "<image>", "<video>"
-    return fast
 
 
 def build_tiny(family: str, *, seed: int = 0) -> tuple[Any, Any]:
@@ -124,10 +140,17 @@ def build_tiny(family: str, *, seed: int = 0) -> tuple[Any, Any]:
     if family not in built_in_families():
         raise ValueError(f"no tiny checkpoint for {family!r}; families: {', '.join(built_in_families())}")
     kit = Kit()
-    config, processor = family_module(family).tiny(kit)
+    return build_from(kit, *family_module(family).tiny(kit), seed=seed)
+
+
+def build_from(kit: Kit, config: Any, processor: Any, *, seed: int = 0) -> tuple[Any, Any]:
+    """(random model of `config` in eval mode, processor), from the parts of `kit`."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # Gemma 3's projection: no picture would reach the text
+            torch.nn.init.normal_(parameter, std=0.02)
     torch.random.set_rng_state(state)
     end, pad = kit.tokenizer.eos_token_id, kit.tokenizer.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=False)

@@ -1,4 +1,4 @@
-"""What people hand in as a video or a DynImg, and what a checkpoint's processor says of its vision tower."""
+"""What people hand in as a video or a DynImg."""
 
 from __future__ import annotations
 
@@ -21,26 +21,6 @@ class Visual(NamedTuple):
 
     canvases: Tensor
     source: DynImg | None
-
-
-def tower_geometry(base: Any) -> tuple[int, int]:
-    """Image size in pixels and patches per side of the tower that a processor prepares for.
-
-    LLaVA-1.5: 336 px, patch 14 -> (336, 24). LLaVA-OneVision: 384 px, 729 tokens -> (384, 27).
-    """
-    processor = base.image_processor
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    size = dict(crop or processor.size)
-    image_size = size.get("height") or size.get("shortest_edge")
-    patch, tokens = getattr(base, "patch_size", None), getattr(base, "num_image_tokens", None)
-    if image_size and patch:
-        return image_size, image_size // patch
-    if image_size and tokens:
-        return image_size, round(tokens**0.5)
-    raise ValueError(
-        f"{type(base).__name__} tells neither patch_size nor num_image_tokens (image size {size}); "
-        "set processor.patch_size"
-    )
 
 
 def as_tensor(picture: Any) -> Tensor:

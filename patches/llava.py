@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynimg_plugin.patching import Patch
+from dynimg_plugin.families import Patch
 
 PATCH = Patch(model_type="llava")
 

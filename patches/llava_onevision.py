@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynimg_plugin.patching import Patch
+from dynimg_plugin.families import Patch
 
-PATCH = Patch(model_type="llava_onevision")
+PATCH = Patch(model_type="llava_onevision", released=(27,))
 
 
 def tiny(kit: Any) -> tuple[Any, Any]:

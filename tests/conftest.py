@@ -5,9 +5,11 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,47 @@ import pytest
 from hypothesis import settings
 
 from dynimg_plugin.families import built_in_families
-from dynimg_plugin.video.write import write_video
 
-FAMILIES = tuple(built_in_families())
+with contextlib.suppress(ImportError):  # a GPU machine may have no PyAV
+    import av  # noqa: F401  before lmms-eval imports decord where there is one, whose libvpx breaks PyAV's encoder
+
+NEEDS = {"smolvlm": "num2words", "perception_lm": "timm"}  # what transformers' own classes of these families ask for
+FAMILIES = tuple(
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(need) is None, reason=f"pip install {need}"))
+    if (need := NEEDS.get(name))
+    else name
+    for name in built_in_families()
+)
+FEW = ("llava", "llava_onevision", "qwen3_vl", "gemma3", "glm4v")  # no two alike
+
+
+def families_with(of_all: object, of_few: object) -> list[Any]:
+    """Parameters (family, value): one value for every family, another for a few, to keep the tests short."""
+    parameters = []
+    for family in FAMILIES:
+        name, marks = (family, ()) if isinstance(family, str) else (family.values[0], family.marks)
+        values = (of_all, of_few) if name in FEW else (of_all,)
+        parameters += [pytest.param(name, value, marks=marks) for value in values]
+    return parameters
+
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("deterministic")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("needs_cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this torch sees none"))
+
+
+def write_video(*args: Any, **kwargs: Any) -> Path:
+    from dynimg_plugin.video.write import write_video as write  # a GPU machine may have no PyAV
+
+    return write(*args, **kwargs)
 
 
 def moving_square(count: int = 64, height: int = 120, width: int = 160) -> Iterator[np.ndarray]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
+from conftest import FAMILIES, FEW, families_with
+from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
-from dynimg_plugin.families import built_in_families
+from dynimg_plugin.families import find_patch
 from dynimg_plugin.tiny import build_tiny
 
+__all__ = ["AXES", "FAMILIES", "FEW", "families_with"]
+
 AXES = ("theta_t", "theta_h", "theta_w")
-FAMILIES = built_in_families()
+built = cache(build_tiny)
 
 
 def noise_video(seed: int = 0) -> Any:
@@ -19,14 +25,32 @@ def noise_video(seed: int = 0) -> Any:
     return torch.randint(0, 256, (20, 48, 64, 3), dtype=torch.uint8, generator=generator)
 
 
-def patched(family: str, config: DynImgConfig | None = None) -> tuple[Any, DynImgProcessor]:
-    model, base = build_tiny(family)
+def fresh(family: str) -> tuple[Any, Any]:
+    """A copy of the family's tiny model of its own, and its processor."""
+    model, base = built(family)
+    return deepcopy(model), base
+
+
+def patched(family: str, config: DynImgConfig | None = None, **options: Any) -> tuple[Any, DynImgProcessor]:
+    model, base = fresh(family)
     config = config or DynImgConfig()
-    return apply_dynimg(model, config), DynImgProcessor(base, config)
+    return apply_dynimg(model, config, **options), DynImgProcessor(base, config)
+
+
+def ordinary_image(base: Any) -> Any:
+    """Inputs of a question about a picture, as the family's own processor makes them."""
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    text = base.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = base(images=Image.new("RGB", (90, 60), "red"), text=[text])
+    return inputs.convert_to_tensors("pt")  # GLM's processor warns of tensors that it makes itself
+
+
+def decoder(model: Any) -> Any:
+    return model.model.get_submodule(find_patch(model.config.model_type).language_model)
 
 
 def rotary(model: Any) -> Any:
-    return model.model.language_model.rotary_emb
+    return decoder(model).rotary_emb
 
 
 def randomise_theta(model: Any, scale: float = 0.5) -> None:
@@ -38,15 +62,17 @@ def randomise_theta(model: Any, scale: float = 0.5) -> None:
 
 def sharpen(model: Any) -> None:
     """Make attention pointed, so that positions matter to the logits of a random model."""
-    for layer in model.model.language_model.layers:
+    for layer in decoder(model).layers:
+        attention = layer.self_attn
         for name, factor in (("q_proj", 12), ("k_proj", 12), ("v_proj", 6), ("o_proj", 6)):
-            getattr(layer.self_attn, name).weight.data *= factor
+            getattr(attention, name).weight.data *= factor
+        for name in ("q_norm", "k_norm"):  # where they are, they undo a larger projection
+            if hasattr(attention, name):
+                getattr(attention, name).weight.data += 5
 
 
 def unpatched_logits(plain: Any, model: Any, inputs: Any) -> torch.Tensor:
-    """Logits of the unpatched `plain` on the visual tokens that the patched `model` computes."""
-    features = torch.cat(model.model.get_image_features(inputs["pixel_values"]).pooler_output)
-    embeds = plain.get_input_embeddings()(inputs["input_ids"])
-    mask = (inputs["input_ids"] == plain.config.image_token_id)[..., None]
-    embeds = embeds.masked_scatter(mask, features.to(embeds.dtype))
-    return plain(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+    """Logits of the unpatched `plain` on the visual features that the patched `model` computes."""
+    features = model.model.get_image_features(inputs["pixel_values"])
+    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    return plain(**others, mm_encoder_outputs={"image": features}).logits

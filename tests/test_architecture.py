@@ -11,17 +11,22 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config"},
+    {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
-    {"video", "pooling"},
+    {"suggestion", "original_processor"},
+    {"video", "pooling", "attention"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
-    {"processing", "patching"},
-    {"tiny", "loading"},
+    {"processing", "patching", "original"},
+    {"tiny", "loading", "family_table", "suggest"},
+    {"fitting"},
     {"evaluation"},
     {"patches", "eval_tasks"},
     {"training"},
     {"demo", "doctor"},
+    {"check"},
+    {"cli_options"},
+    {"cli_evaluation", "cli_judging", "cli_training"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -34,12 +39,12 @@ FILES = sorted(
 DOORS = {
     "av": {"video", "doctor"},
     "lmms_eval": {"evaluation", "doctor"},
-    "datasets": {"training"},
+    "datasets": {"evaluation", "training"},
     "peft": {"loading", "training"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
     "trl": {"training"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_options", "cli_evaluation", "cli_judging", "cli_training"},
 }
 
 

@@ -21,7 +21,8 @@ from dynimg_plugin.eval_tasks.motion_qa import dataset
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.manifest import manifests, tasks_path
 from dynimg_plugin.evaluation.model import LlavaDynImg, batches
-from dynimg_plugin.evaluation.requests import UNREADABLE, Question, stop_at, to_question
+from dynimg_plugin.evaluation.requests import Question, stop_at, to_question
+from dynimg_plugin.evaluation.samples import UNREADABLE
 from dynimg_plugin.tiny import write_tiny
 from dynimg_plugin.video import Clip
 

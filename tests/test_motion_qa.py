@@ -20,10 +20,10 @@ from dynimg_plugin.eval_tasks.motion_qa.questions import (
     CATEGORIES,
     multiple_choice_prompt,
     open_prompt,
-    read_letter,
     score_multiple_choice,
     score_open,
 )
+from dynimg_plugin.evaluation.answers import read_letter
 from dynimg_plugin.video.write import write_video
 
 FOLDER = Path(dataset.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -33,7 +34,8 @@ def test_the_wheel_works_by_itself(tmp_path):
     for name in filter(None, tracked.split("\0")):
         (sources / name).parent.mkdir(parents=True, exist_ok=True)
         (sources / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(sources)], check=True)
+    command = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(sources)]
+    subprocess.run(command, env={**os.environ, "DYNIMG_BUILD": "none"}, check=True)
     wheel = next(tmp_path.glob("*.whl"))
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "patches").glob("*.py"):
@@ -41,6 +43,7 @@ def test_the_wheel_works_by_itself(tmp_path):
     for path in (ROOT / "eval_tasks").rglob("*"):
         if path.is_file() and path.suffix != ".pyc":
             assert f"dynimg_plugin/eval_tasks/{path.relative_to(ROOT / 'eval_tasks')}" in names
+    assert {"dynimg_plugin/_build.json", "dynimg_plugin/csrc/rope4d_cuda.cu"} <= names
     assert not any(name.startswith(("tests/", "patches/", "eval_tasks/")) for name in names)
     target = tmp_path / "target"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)

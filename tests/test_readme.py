@@ -15,7 +15,12 @@ from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 HUB_ID = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
-INSTALLING = {"make demo", "make test", "pip install -e ."}  # what this test is run by, and what comes before it
+INSTALLING = {
+    "make demo",
+    "make test",
+    "pip install -e .",
+    "dynimg build-ext",
+}  # what this test is run by, and what comes before it
 
 
 def blocks(language: str) -> list[str]:

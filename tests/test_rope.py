@@ -10,7 +10,8 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from dynimg_plugin.rope import DynImgRotaryEmbedding, rotate
+from dynimg_plugin.ops.reference import SPREAD, turn
+from dynimg_plugin.rope import DynImgRotaryEmbedding, turned
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 256}
 KINDS = {
@@ -67,10 +68,8 @@ def test_interleaved_and_partial_layouts_are_found():
 
 
 def test_interleaved_angles_repeat_side_by_side():
-    theta = (torch.tensor([0.1, 0.2]), torch.zeros(2), torch.zeros(2))
-    cos, sin = rotate(
-        torch.ones(1, 1, 4), torch.zeros(1, 1, 4), torch.ones(1, 1, 3), theta, "interleaved", torch.float32
-    )
+    theta = torch.tensor([[0.1, 0.2], [0.0, 0.0], [0.0, 0.0]])
+    cos, sin = turn(torch.ones(1, 1, 4), torch.zeros(1, 1, 4), torch.ones(1, 1, 3), theta, "interleaved")
     torch.testing.assert_close(sin[0, 0], torch.tensor([0.1, 0.1, 0.2, 0.2]).sin())
     torch.testing.assert_close(cos[0, 0], torch.tensor([0.1, 0.1, 0.2, 0.2]).cos())
 
@@ -109,8 +108,9 @@ def test_autocast_does_not_round_the_angles():
 
 def test_each_layer_takes_its_own_row():
     wrapper = with_theta(base(), layers=2)
-    angles = wrapper(torch.zeros(2, 12, 64), POSITIONS)
-    rows = [angles.of_layer(i, wrapper.layout, torch.float32)[0] for i in range(2)]
+    base_tables, angle = wrapper(torch.zeros(2, 12, 64), POSITIONS)
+    tables = [SPREAD[wrapper.layout](table) for table in base_tables]
+    rows = [turned(*tables, angle.of_layer(i), wrapper.layout, torch.float32)[0] for i in range(2)]
     assert not torch.equal(*rows)
     shared = with_theta(base())
     for axis in "thw":
@@ -124,5 +124,5 @@ class ComplexRotary(nn.Module):
 
 
 def test_a_rotary_that_is_no_pair_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"ComplexRotary cannot be wrapped: it returned Tensor.*rope_4d=False"):
+    with pytest.raises(ValueError, match=r"ComplexRotary cannot be wrapped: it returned complex.*rope_4d=False"):
         DynImgRotaryEmbedding(ComplexRotary())

@@ -85,8 +85,13 @@ def ahead(questions: Iterable[Question], videos: ComposedVideos, depth: int) -> 
     window: deque[Question] = deque()
     for question in questions:
         window.append(question)
-        for video in question.videos:
+        for video in _needed(question):
             videos.expect(video)
-        while len({str(video) for waiting in window for video in waiting.videos}) > max(1, depth):
+        while len({str(video) for waiting in window for video in _needed(waiting)}) > max(1, depth):
             yield window.popleft()
     yield from window
+
+
+def _needed(question: Question) -> list[Any]:
+    """The videos that must be read for an answer."""
+    return [] if question.known is not None else question.videos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
+from dynimg_plugin.evaluation.manifest import tasks_path
 from dynimg_plugin.evaluation.model import LlavaDynImg
 from dynimg_plugin.processing import DynImgProcessor
 
@@ -29,7 +31,9 @@ def evaluate_model(
         {"<task>/<metric>": score}, numbers only; empty on ranks other than the first.
     """
     names = tasks.split(",")
-    manager = TaskManager("ERROR")
+    manager = _tasks(own=True)
+    if not set(names) <= set(manager.all_tasks):
+        manager = _tasks(own=False)
     if unknown := [name for name in names if name not in manager.all_tasks]:
         raise ValueError(f"lmms-eval knows no task {', '.join(unknown)}; `lmms-eval --tasks list` shows them")
     with _left_alone(model):
@@ -38,6 +42,12 @@ def evaluate_model(
             served, tasks=names, task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=0
         )
     return {} if found is None else dict(_scores(found["results"]))
+
+
+@functools.cache
+def _tasks(own: bool) -> TaskManager:
+    """Those of this package, or all; lmms-eval reads some thousand files for its own."""
+    return TaskManager("ERROR", include_path=tasks_path(), include_defaults=not own)
 
 
 def _scores(results: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:

@@ -10,16 +10,18 @@ from lmms_eval.protocol import ChatMessages
 
 from dynimg_plugin.video import Clip
 
-UNREADABLE = "[the video could not be read]"  # an answer that tasks can tell from a wrong one
-
 
 @dataclass
 class Question:
-    """A conversation whose visual items are bare, its videos in order, and how to generate the answer."""
+    """A conversation whose visual items are bare, its videos in order, and how to generate the answer.
+
+    A conversation that ends in the assistant's turn is gone on with. `known` is an answer from an earlier run.
+    """
 
     conversation: list[dict[str, Any]]
     videos: list[Any]
     generation: dict[str, Any]
+    known: Any = None
 
 
 def to_question(messages: ChatMessages, generation: dict[str, Any]) -> Question:

@@ -115,8 +115,9 @@ class DynImgCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.evaluate is not None and (state.global_step == state.max_steps or self._due(state.global_step)):
-            scores = self.evaluate(self.trainer.model)
+            scores, due = self.evaluate(self.trainer.model), control.should_log
             self.trainer.log({f"eval_{name}": score for name, score in scores.items()})
+            control.should_log = due  # log() takes it for done
 
     def _due(self, step: int) -> bool:
         return self.evaluate_every is not None and step % self.evaluate_every == 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
@@ -75,6 +76,8 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"row {index} of {len(self.rows)}")
         for step in range(len(self.rows)):
             row = self.rows[(index + step) % len(self.rows)]
             try:
@@ -103,18 +106,14 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         """Draw other prompt frames than in other epochs."""
         self._epoch[0] = epoch
 
-    def as_hf(self) -> Any:
+    def as_hf(self) -> datasets.Dataset:
         """As a datasets.Dataset, which TRL wants and which has the `length` column that grouping by length needs."""
-        from datasets import Dataset as HFDataset
-
-        table = HFDataset.from_dict({"index": list(range(len(self))), "length": self.lengths})
+        table = _Table.from_dict({"index": list(range(len(self))), "length": self.lengths})
         dataset = table.with_transform(self._transform)
-        dataset.set_epoch, dataset.all_broken = self.set_epoch, self.all_broken  # DynImgCallback asks for them
+        dataset.__dict__ |= {"set_epoch": self.set_epoch, "all_broken": self.all_broken}  # DynImgCallback asks for them
         return dataset
 
     def _transform(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        if "index" not in batch:
-            return batch
         samples = [self[index] for index in batch["index"]]
         return {name: [sample[name] for sample in samples] for name in samples[0]}
 
@@ -155,6 +154,13 @@ class DynImgDataset(Dataset[dict[str, Any]]):
                 f"{len(self.broken)} of {len(self.rows)} rows cannot be read, more than max_broken={self.max_broken} "
                 f"allows:\n{shown}\nmend or remove them, or raise max_broken"
             )
+
+
+class _Table(datasets.Dataset):
+    """Tells `length` without making its rows: datasets 5 would send all of them through the transform."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.data["length"].to_pylist() if key == "length" else super().__getitem__(key)
 
 
 def read_quarantine(path: Path) -> dict[str, str]:

@@ -57,8 +57,8 @@ def plan(config: TrainConfig, *, name: str = "plan", model_config: Any = None) -
     """
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(model_config or AutoConfig.from_pretrained(config.base))
-    apply_dynimg(model, DynImgConfig.from_dict(config.dynimg))
-    model = set_up_parts(model, config)
+        apply_dynimg(model, DynImgConfig.from_dict(config.dynimg))
+        model = set_up_parts(model, config)
     trained, total = Counter[str](), Counter[str]()
     for parameter_name, parameter in model.named_parameters():
         if "original_module" not in parameter_name:  # peft's second copy, small

@@ -35,15 +35,17 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """ "video", "image" or "text"."""
-        found = {item["type"] for message in self.messages for item in message["content"]} - {"text"}
-        if len(found) > 1:
-            raise ValueError(f"row {self.id} holds both a video and an image; put them into rows of their own")
-        return next(iter(found), "text")
+        """What it is about: "video", "image" or "text"; no row has two of them."""
+        found = (item["type"] for message in self.messages for item in message["content"])
+        return next((kind for kind in found if kind != "text"), "text")
 
     @property
     def characters(self) -> int:
-        return sum(len(item.get("text", "")) for message in self.messages for item in message["content"])
+        return sum(len(_text(message)) for message in self.messages)
+
+
+def _text(message: dict[str, Any]) -> str:
+    return "".join(item.get("text", "") for item in message["content"])
 
 
 def read_rows(source: str | Path, root: str | Path | None = None) -> list[Row]:
@@ -85,22 +87,32 @@ def _records(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _row(number: int, record: dict[str, Any], path: Path, root: Path) -> Row:
-    name = str(record.get("id", f"{path.stem}_{number}"))
+    where = f"{path}, row {number}"
     turns = record.get("messages") or record.get("conversations")
     if not turns:
-        raise ValueError(f"{path}, row {number}: neither `messages` nor `conversations`; it has {', '.join(record)}")
+        raise ValueError(f"{where}: neither `messages` nor `conversations`; it has {', '.join(record)}")
     waiting = {kind: list(_listed(record, kind)) for kind in ("video", "image")}
     media: list[str] = []
-    messages = [_message(turn, waiting, media, f"{path}, row {number}") for turn in turns]
+    messages = [_message(turn, waiting, media, where) for turn in turns]
     left = [(kind, source) for kind in waiting for source in waiting[kind]]
     first = next((message for message in messages if message["role"] == "user"), None)
-    if first is None or messages[-1]["role"] != "assistant":
-        raise ValueError(f"{path}, row {number}: it needs a question (human, user) and ends with no answer (gpt)")
-    first["content"][:0] = [{"type": kind} for kind, _ in left]
+    if first is not None:
+        first["content"][:0] = [{"type": kind} for kind, _ in left]
+    _check_talk(messages, where)
     sources = (*(source for _, source in left), *media)
     for source in sources:
-        _check_inside(source, root, f"{path}, row {number}")
-    return Row(name, messages, sources, root)
+        _check_inside(source, root, where)
+    return Row(str(record.get("id", f"{path.stem}_{number}")), messages, sources, root)
+
+
+def _check_talk(messages: list[dict[str, Any]], where: str) -> None:
+    roles = [message["role"] for message in messages]
+    if "user" not in roles or roles[-1] != "assistant":
+        raise ValueError(f"{where}: it needs a question (human, user) and ends with no answer (gpt)")
+    if any(message["role"] == "assistant" and not _text(message).strip() for message in messages):
+        raise ValueError(f"{where}: an answer is empty")
+    if len({item["type"] for message in messages for item in message["content"]} - {"text"}) > 1:
+        raise ValueError(f"{where}: both a video and an image; put them into rows of their own")
 
 
 def _listed(record: dict[str, Any], kind: str) -> list[str]:

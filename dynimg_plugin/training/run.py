@@ -51,9 +51,14 @@ def train(config: TrainConfig) -> TrainResult:
     set_seed(arguments.seed)
     model, processor = build_model(config, arguments)
     dataset = _dataset(config.data, config, processor, arguments.seed)
-    _check_batches(dataset, arguments)
+    _fit_to_kinds(arguments, dataset.kinds)
     unseen = _dataset(config.eval_data, config, processor, None) if config.eval_data else None
     trainer = _trainer(config, arguments, model, processor, dataset, unseen)
+    if trainer.is_fsdp_enabled and arguments.world_size > 1 and "text" in dataset.kinds and len(dataset.kinds) > 1:
+        raise ValueError(
+            "under FSDP all ranks must run the vision tower in every step, but the data holds rows without video; "
+            "train on DDP or ZeRO-2, or leave those rows out"
+        )
     trainer.add_callback(
         DynImgCallback(
             trainer,
@@ -69,7 +74,12 @@ def train(config: TrainConfig) -> TrainResult:
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:
     """TrainingArguments (SFTConfig for TRL) of a run, with what our data needs."""
-    own = {**config.arguments, "output_dir": config.output, "remove_unused_columns": False}
+    own = {
+        "activation_checkpointing": False,
+        **config.arguments,
+        "output_dir": config.output,
+        "remove_unused_columns": False,
+    }
     own.pop("resume_from_checkpoint", None)
     if config.engine == "trl":
         from trl import SFTConfig
@@ -119,8 +129,10 @@ def _dataset(sources: Any, config: TrainConfig, processor: DynImgProcessor, seed
     )
 
 
-def _check_batches(dataset: DynImgDataset, arguments: TrainingArguments) -> None:
-    if {"video", "image"} <= dataset.kinds and arguments.per_device_train_batch_size > 1:
+def _fit_to_kinds(arguments: TrainingArguments, kinds: set[str]) -> None:
+    if "text" in kinds and arguments.ddp_find_unused_parameters is None:
+        arguments.ddp_find_unused_parameters = True  # a rank without a picture leaves the projector out, and DDP waits
+    if {"video", "image"} <= kinds and arguments.per_device_train_batch_size > 1:
         raise ValueError(
             "the data holds videos and pictures, which do not mix in one batch; set per_device_train_batch_size=1 "
             "(global_batch_size stays what it is)"

@@ -1,22 +1,22 @@
-"""Questions about a scene, the two ways to put them, and how a reply is read. No files, no lmms-eval."""
+"""Questions about a scene, the two ways to put them, and which replies are right. No files, no lmms-eval."""
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, deal, event_rank
+from dynimg_plugin.evaluation.answers import exact_match, read_letter
 
 KEY_FRAME_CATEGORIES = ("direction_slow", "attribute", "static")  # answered by the four key frames
 BETWEEN_CATEGORIES = ("direction_fast", "count", "order", "existence")  # answered only by frames between them
 CATEGORIES = KEY_FRAME_CATEGORIES + BETWEEN_CATEGORIES
 LETTERS = "ABCD"
-NUMBERS = {"one": "1", "two": "2", "three": "3", "four": "4"}
+COUNTS = ("1", "2", "3", "4")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _direction_fast(scene: Scene) -> Question:
 def _count(scene: Scene) -> Question:
     blob = scene.events["count"][0]
     text = f"How many times does {_a(blob.name)} appear for a moment: 1, 2, 3 or 4 times?"
-    return _ask(scene, "count", text, tuple(NUMBERS.values()), str(len(blob.spans)), event_rank(scene.seed, "count"))
+    return _ask(scene, "count", text, COUNTS, str(len(blob.spans)), event_rank(scene.seed, "count"))
 
 
 def _order(scene: Scene) -> Question:
@@ -118,36 +118,6 @@ def open_prompt(row: Mapping[str, Any]) -> str:
     return f"{row['question']}\nAnswer with {words}."
 
 
-def read_letter(reply: str, options: Sequence[str]) -> str | None:
-    """The letter that a reply names, or None where it names none.
-
-    Read are a letter alone ("B", "b", "(B)", "B."), a letter and a text ("B) left", "B: it goes left"), an option's own
-    text, and each of these behind "answer is" or "answer:". "It is a dog" names no letter, and neither does a reply
-    that contradicts itself ("B) left" where left is C, "(A) or (B)").
-    """
-    letters = LETTERS[: len(options)]
-    texts = {normalise(option): letter for letter, option in zip(letters, options, strict=True)}
-    reply = re.sub(r"^.*\banswer(?: is)?:?(?=\s)", "", reply, flags=re.IGNORECASE | re.DOTALL).strip("*_`'\" \n\t")
-    if normalise(reply) in texts:
-        return texts[normalise(reply)]
-    if alone := re.fullmatch(rf"\(?([{letters}])[).:]*", reply, flags=re.IGNORECASE):
-        return alone[1].upper()
-    marked = re.match(rf"\(([{letters}])\)|([{letters}])([).:\n]|(?= ))", reply)
-    if marked is None:
-        return None
-    letter, rest = marked[1] or marked[2], reply[marked.end() :]
-    if normalise(rest) in texts:
-        return letter if texts[normalise(rest)] == letter else None
-    blank = marked[3] == ""  # "A dog": an article, or at least no sure letter
-    return None if blank or re.search(rf"\([{letters}]\)|\b[{letters}]\)", rest) else letter
-
-
-def normalise(text: str) -> str:
-    """Lower case, without punctuation and articles, numbers up to four as digits: "The red circle." is "red circle"."""
-    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
-    return " ".join(NUMBERS.get(word, word) for word in words if word not in ("a", "an", "the"))
-
-
 def score_multiple_choice(row: Mapping[str, Any], reply: str) -> bool:
     """Whether a reply names the right letter. A reply that cannot be read is wrong."""
     return read_letter(reply, row["options"]) == row["letter"]
@@ -155,4 +125,4 @@ def score_multiple_choice(row: Mapping[str, Any], reply: str) -> bool:
 
 def score_open(row: Mapping[str, Any], reply: str) -> bool:
     """Whether a reply is the answer after `normalise`."""
-    return normalise(reply) == normalise(row["answer"])
+    return exact_match(reply, row["answer"])

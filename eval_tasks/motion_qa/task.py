@@ -14,13 +14,12 @@ from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path
 from dynimg_plugin.eval_tasks.motion_qa.questions import (
     CATEGORIES,
     multiple_choice_prompt,
-    normalise,
     open_prompt,
-    read_letter,
     score_multiple_choice,
     score_open,
 )
-from dynimg_plugin.evaluation.requests import UNREADABLE
+from dynimg_plugin.evaluation.answers import normalise, read_letter
+from dynimg_plugin.evaluation.samples import UNREADABLE
 
 Value = dict[str, Any] | None
 PARTS = ("accuracy", "accuracy_key_frames", "accuracy_between")

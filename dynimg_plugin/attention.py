@@ -1,0 +1,95 @@
+"""Hands the 4D RoPE operator to attention layers: per instance, undoable, nothing of the class or module is changed.
+
+An attention layer of transformers calls `apply_rotary_pos_emb(q, k, cos, sin)` by its module's global name. Its
+`forward` is built anew for one instance, with the same code and with our function under that name:
+
+    attention.forward = <the class's forward, its globals copied, apply_rotary_pos_emb = the operator>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynimg_plugin.ops import reference, rope4d, rope4d_
+from dynimg_plugin.ops.reference import SPREAD
+from dynimg_plugin.rope import BaseTables, DynImgRotaryEmbedding
+
+APPLY = "apply_rotary_pos_emb"
+
+
+def fusable(layers: Any, rotary: DynImgRotaryEmbedding) -> tuple[dict[str, bool], str]:
+    """The attention modules that can take the operator: {path from `layers`: pairs are interleaved}.
+
+    Returns:
+        The modules, and why there are none; all layers or none.
+    """
+    found: dict[str, bool] = {}
+    for index, layer in enumerate(layers):
+        of_layer = [(path, module) for path, module in layer.named_modules() if _calls_apply(type(module).forward)]
+        if not of_layer:
+            return {}, f"{type(layer).__name__} calls no {APPLY}()"
+        for path, attention in of_layer:
+            if "forward" in attention.__dict__:
+                return {}, f"{type(attention).__name__}.forward of this instance was replaced by other code"
+            interleaved = _pairs(attention, rotary)
+            if interleaved is None:
+                return {}, f"{APPLY}() of {type(attention).__name__} does not rotate q and k in a known way"
+            found[f"{index}.{path}"] = interleaved
+    return found, "" if found else "the language model has no layers"
+
+
+def fuse(attention: nn.Module, interleaved: bool) -> None:
+    """Give this instance the operator in place of apply_rotary_pos_emb(); `del attention.forward` undoes it."""
+    forward = type(attention).forward
+    names = {**forward.__globals__, APPLY: operator(forward.__globals__[APPLY], interleaved)}
+    ours = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    ours.__kwdefaults__ = forward.__kwdefaults__
+    attention.__dict__["forward"] = MethodType(ours, attention)
+
+
+def operator(original: Callable[..., Any], interleaved: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """apply_rotary_pos_emb() that takes the wrapper's pair too; plain cos and sin go to the original."""
+
+    def apply(q: Tensor, k: Tensor, cos: Any, sin: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(cos, BaseTables):
+            return original(q, k, cos, sin, *args, **kwargs)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, sin.theta))
+        return (rope4d if learns else rope4d_)(
+            q,
+            k,
+            *cos,
+            sin.coordinates,
+            sin.theta,
+            interleaved=interleaved,
+            match_eager=True,  # bf16 models keep the pretrained model's bits on day 0
+            implementation=sin.implementation,
+        )
+
+    return apply
+
+
+def _calls_apply(forward: Any) -> bool:
+    return isinstance(forward, FunctionType) and APPLY in forward.__code__.co_names and APPLY in forward.__globals__
+
+
+def _pairs(attention: Any, rotary: DynImgRotaryEmbedding) -> bool | None:
+    """Whether the layer's own function rotates interleaved pairs, by asking it; None when it does something else."""
+    dim = getattr(attention, "head_dim", 2 * rotary.num_frequencies)
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 2, 3, dim, generator=generator)
+    angle = torch.randn(1, 3, rotary.num_frequencies, generator=generator)
+    spread = SPREAD[rotary.layout]
+    try:
+        theirs = type(attention).forward.__globals__[APPLY](q, k, spread(angle).cos(), spread(angle).sin())
+    except (TypeError, ValueError, RuntimeError, IndexError):  # another signature or another shape
+        return None
+    for interleaved in (False, True):
+        ours = [reference.apply(x, angle.cos(), angle.sin(), interleaved) for x in (q, k)]
+        if all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True)):
+            return interleaved
+    return None

@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option(help="hub id or folder of a checkpoint")]
+Adapter = Annotated[Path | None, typer.Option(help="folder of a peft adapter trained with DynImg")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-O", help="a DynImgConfig field, e.g. -O fusion=after; may be repeated")
+]
+LoraAlpha = Annotated[float | None, typer.Option(help="another strength of LoRA than in training")]
+
+
+def pairs(options: list[str]) -> dict[str, Any]:
+    """["num_images=1", "rope_4d=false"] -> {"num_images": 1, "rope_4d": False}"""
+    words: dict[str, Any] = {"true": True, "false": False}
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"option {option!r} is not of the form name=value")
+        found[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
+    return found

@@ -1,0 +1,93 @@
+"""One question with its answer: what lmms-eval's sample files keep of it, and the numbers that need no judge.
+
+In `<date>_samples_<task>.jsonl` (`--log_samples`) the key `answered` of every line holds `Sample.to_dict()`: enough to
+judge the answers later, and to compute every number again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+UNREADABLE = "[the video could not be read]"  # an answer that tasks can tell from a wrong one
+KEY = "answered"  # the metric under which a sample is kept
+CATEGORY = "accuracy_"  # + the name of one of MVBench's tasks
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one video, answered.
+
+    Attributes:
+        video: the video's name; intervals are clustered by it.
+        unreadable: the video could not be read, so nobody answered: neither right nor wrong, and never judged.
+        category: the task of MVBench that it belongs to.
+        marks: metric -> 0.0 or 100.0, for the metrics that need no judge and that this question counts for.
+        requests: what to ask a judge, as keyword arguments of JudgeRequest.
+    """
+
+    video: str
+    unreadable: bool = False
+    category: str | None = None
+    marks: dict[str, float] = field(default_factory=dict)
+    requests: tuple[dict[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        """What lmms-eval writes in a judged metric's place: the sample itself stands under `answered`."""
+        return f"see {KEY!r}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `score` is what lmms-eval takes a metric's standard error from."""
+        return {"score": 0.0 if self.unreadable else 100.0, **asdict(self), "requests": list(self.requests)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        fields = {name: value for name, value in values.items() if name != "score"}
+        return cls(**{**fields, "requests": tuple(fields["requests"])})
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The samples of a file that lmms-eval wrote for one of our tasks.
+
+    Raises:
+        ValueError: a line is no JSON or holds no sample; it names the line.
+    """
+    samples = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            samples.append(Sample.from_dict(json.loads(line)[KEY]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: no answer of a task of dynimg_plugin ({error!r}); give a "
+                "*_samples_<task>.jsonl that was written with --log_samples"
+            ) from error
+    return samples
+
+
+def judge_free(samples: Iterable[Sample]) -> dict[str, float]:
+    """Means in percent of all metrics that need no judge.
+
+    `answered` counts every question; the others only those whose video could be read. With categories,
+    `accuracy_micro` is the mean over questions and `accuracy_macro` the mean of the categories' means.
+    """
+    marks: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        marks[KEY].append(0.0 if sample.unreadable else 100.0)
+        for metric, mark in sample.marks.items():
+            marks[metric].append(mark)
+    scores = {metric: mean(values) for metric, values in marks.items()}
+    categories = [score for metric, score in scores.items() if is_category(metric)]
+    return scores | ({"accuracy_macro": mean(categories)} if categories else {})
+
+
+def is_category(metric: str) -> bool:
+    """Whether a metric is the accuracy of one of MVBench's tasks."""
+    return metric.startswith(CATEGORY) and metric not in ("accuracy_micro", "accuracy_macro")
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

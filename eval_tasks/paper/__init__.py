@@ -1,0 +1,1 @@
+"""The six benchmarks that the paper reports: where their questions and videos lie in the layouts that people have."""
