@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 
 from dynimg_plugin import DynImgConfig, tiny
 from dynimg_plugin.eval_tasks.motion_qa.dataset import rows
-from dynimg_plugin.eval_tasks.motion_qa.questions import NUMBERS, open_prompt
+from dynimg_plugin.eval_tasks.motion_qa.questions import COUNTS, open_prompt
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, DIRECTIONS, SHAPES
 from dynimg_plugin.families import family_module
 
@@ -54,7 +54,7 @@ class Kit(tiny.Kit):
 
 def words() -> list[str]:
     """What answers and questions vary in; each is one token. A shape follows a colour or stands alone."""
-    return [*COLOURS, *SHAPES, *(f" {shape}" for shape in SHAPES), *NUMBERS.values(), "yes", "no", *DIRECTIONS]
+    return [*COLOURS, *SHAPES, *(f" {shape}" for shape in SHAPES), *COUNTS, "yes", "no", *DIRECTIONS]
 
 
 def phrases() -> list[str]:
