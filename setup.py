@@ -49,6 +49,7 @@ setup(
         "pillow>=10",
         "pyyaml>=6",
         "safetensors>=0.4",
+        "setuptools>=64",  # torch.utils.cpp_extension needs it: dynimg build-ext
         "huggingface-hub>=1.0",
         "packaging>=23",
         "tokenizers>=0.22",

@@ -10,7 +10,8 @@ the base's own bits, and every kind of base works that returns a (cos, sin) pair
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,22 @@ from dynimg_plugin.ops.reference import turn
 AXES = ("t", "h", "w")
 
 
-class BaseTables(NamedTuple):
-    """cos and sin of the base, fp32, (b, s, d): one number per frequency."""
+@dataclass(frozen=True)
+class BaseTables:
+    """cos and sin of the base, fp32, (b, s, d): one number per frequency.
+
+    No named tuple, and so is LearnableAngle none: FSDP casts the tensors of tuples to the model's dtype.
+    """
 
     cos: Tensor
     sin: Tensor
 
+    def to(self, *args: Any, **kwargs: Any) -> BaseTables:  # accelerate moves a layer's inputs with it
+        return BaseTables(self.cos.to(*args, **kwargs), self.sin.to(*args, **kwargs))
 
-class LearnableAngle(NamedTuple):
+
+@dataclass(frozen=True)
+class LearnableAngle:
     """What turns the base's angles on: (b or 1, s, 3) and theta (3, d), or (layers, 3, d) until a layer takes its row.
 
     All that a layer needs travels in these tensors: activation checkpointing runs a layer again after the coordinates
@@ -38,9 +47,14 @@ class LearnableAngle(NamedTuple):
     coordinates: Tensor
     theta: Tensor
     implementation: str
+    dtype: torch.dtype  # in which the model's own cos and sin would come
 
     def of_layer(self, index: int) -> LearnableAngle:
-        return self._replace(theta=self.theta[index])
+        return replace(self, theta=self.theta[index])
+
+    def to(self, *args: Any, **kwargs: Any) -> LearnableAngle:
+        coordinates, theta = self.coordinates.to(*args, **kwargs), self.theta.to(*args, **kwargs)
+        return replace(self, coordinates=coordinates, theta=theta)
 
 
 class DynImgRotaryEmbedding(nn.Module):
@@ -107,7 +121,7 @@ class DynImgRotaryEmbedding(nn.Module):
         exact = torch.empty(0, dtype=torch.float32, device=x.device)  # the base reads only its dtype and device
         cos, sin = self.base(exact, position_ids, *args, **kwargs)
         implementation = choose(self.implementation, x.device)
-        angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation)
+        angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation, x.dtype)
         if self.num_layers is None and implementation == "reference":
             return turned(cos, sin, angle, self.layout, x.dtype)
         return BaseTables(ONE_EACH[self.layout](cos), ONE_EACH[self.layout](sin)), angle
