@@ -56,7 +56,7 @@ setup(
         "train": ["trl>=1.0"],
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
-        "dev": ["hypothesis>=6", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=64", "wheel"],
+        "dev": ["hypothesis>=6", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=64", "trl>=1.0", "wheel"],
     },
     entry_points={
         "console_scripts": ["dynimg = dynimg_plugin.cli:main"],
