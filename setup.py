@@ -71,6 +71,7 @@ setup(
             "pytest>=8",
             "ruff>=0.6",
             "setuptools>=64",
+            "trl>=1.0",
             "wheel",
         ],
     },

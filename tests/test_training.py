@@ -69,7 +69,7 @@ def test_training_lowers_the_loss_moves_theta_and_beats_the_untrained_base(learn
     assert all(norm > 0.02 for norm in theta_norms(model).values())
     untrained = load(base, config=processor.config)[0]
     before, after = (evaluate_model(m, processor, "motion_qa_mc", limit=20) for m in (untrained, model))
-    assert after["motion_qa_mc/readable"] > 90 > before["motion_qa_mc/readable"]
+    assert after["motion_qa_mc/readable"] > 50 > before["motion_qa_mc/readable"]
     assert after["motion_qa_mc/accuracy"] > before["motion_qa_mc/accuracy"]
 
 
