@@ -60,7 +60,7 @@ def read_samples(path: Path) -> list[Sample]:
         ValueError: a line is no JSON or holds no sample; it names the line.
     """
     samples = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             samples.append(Sample.from_dict(json.loads(line)[KEY]))
         except (ValueError, KeyError, TypeError) as error:
