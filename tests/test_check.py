@@ -94,6 +94,11 @@ def test_a_wrong_root_and_an_unknown_prompt_are_one_sentence_each(root, tmp_path
     assert (code, "prompts='pllva' is not known" in out) == (1, True)
 
 
+def test_a_slip_of_the_pen_in_a_task_is_no_task_of_somebody_else():
+    code, out = check("--tasks", "mvsd_qa,activitynetqa")
+    assert (code, "did you mean msvd_qa?" in out, out.count("FIX")) == (1, True, 1)
+
+
 def test_what_is_well_is_said_to_be(checkpoint, adapter, tmp_path):
     with JudgeServer() as server:
         code, out = check(
@@ -172,6 +177,8 @@ def test_eval_stops_before_the_model_where_data_or_judge_are_amiss(root, checkpo
         return CliRunner().invoke(cli.app, [str(argument) for argument in command]).exception
 
     assert "holds no folder named MSVD" in str(evaluate("--tasks", "msvd_qa", "--data", tmp_path))
+    unknown = evaluate("--tasks", "msvd_qa", "--data", root, "--prompts", "pllva")
+    assert "prompts='pllva' is not known" in str(unknown)
     with JudgeServer() as server:
         dead = server.url
     arguments = ["--tasks", "tgif_qa", "--data", root, "--judge-model", "x", "--judge-url", dead]
