@@ -285,7 +285,7 @@ def test_a_gradient_that_the_kernel_lacks_comes_from_the_reference_or_is_refused
         (1, lambda k: k[:, :, 1:], r"k must agree with q"),
         (1, lambda k: k.double(), r"k must agree with q.*Double"),
         (5, lambda theta: theta[:2], r"theta is \(3, d\)"),
-        (5, lambda theta: theta.repeat(1, 2), r"theta is \(3, d\) with 2 d <= D = 64"),
+        (5, lambda theta: theta.repeat(1, 2), r"theta is \(3, d\) with 0 < 2 d <= D = 64"),
         (0, lambda q: q[0], r"q and k are \(b, heads, s, D\)"),
     ],
 )
