@@ -63,7 +63,8 @@ def test_all_that_is_amiss_is_found_at_once_in_seconds(root, checkpoint, adapter
         [*map(str, command), "--missing", str(tmp_path / "missing.txt")], capture_output=True, text=True, check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10  # s of CPU: others may be busy
+    # 8.7 s of CPU measured on two cores shared with others, mostly imports; loading real weights would take far more
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     assert done.returncode == 1, done.stderr
     assert "4 of 13157 questions, 2 of 3 videos, split test, pllava prompts" in done.stdout
     assert "2 of 2994" not in done.stdout
