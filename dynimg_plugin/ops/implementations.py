@@ -114,7 +114,7 @@ def _worst_error(name: str, kind: str) -> float:
     # the first use may be inside generate(), torch.export or a meta-device context
     with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
         results = [_small_case(f, kind) for f in (getattr(torch.ops, NAMES[name]).rope4d, reference.rope4d)]
-    return max(((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
+        return max(((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
 
 
 def _small_case(rope4d: Callable[..., tuple[Tensor, Tensor]], kind: str) -> list[Tensor]:
