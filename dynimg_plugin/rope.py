@@ -10,7 +10,6 @@ the base's own bits, and every kind of base works that returns a (cos, sin) pair
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,21 +21,19 @@ from dynimg_plugin.ops.reference import turn
 AXES = ("t", "h", "w")
 
 
-@dataclass(frozen=True)
 class BaseTables:
     """cos and sin of the base, fp32, (b, s, d): one number per frequency.
 
-    No named tuple, and so is LearnableAngle none: FSDP casts the tensors of tuples to the model's dtype.
+    A plain class, as LearnableAngle is: FSDP casts the tensors of tuples and dataclasses to the model's dtype.
     """
 
-    cos: Tensor
-    sin: Tensor
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos, self.sin = cos, sin
 
     def to(self, *args: Any, **kwargs: Any) -> BaseTables:  # accelerate moves a layer's inputs with it
         return BaseTables(self.cos.to(*args, **kwargs), self.sin.to(*args, **kwargs))
 
 
-@dataclass(frozen=True)
 class LearnableAngle:
     """What turns the base's angles on: (b or 1, s, 3) and theta (3, d), or (layers, 3, d) until a layer takes its row.
 
@@ -44,17 +41,16 @@ class LearnableAngle:
     have gone from the module.
     """
 
-    coordinates: Tensor
-    theta: Tensor
-    implementation: str
-    dtype: torch.dtype  # in which the model's own cos and sin would come
+    def __init__(self, coordinates: Tensor, theta: Tensor, implementation: str, dtype: torch.dtype) -> None:
+        self.coordinates, self.theta, self.implementation = coordinates, theta, implementation
+        self.dtype = dtype  # in which the model's own cos and sin would come
 
     def of_layer(self, index: int) -> LearnableAngle:
-        return replace(self, theta=self.theta[index])
+        return LearnableAngle(self.coordinates, self.theta[index], self.implementation, self.dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> LearnableAngle:
         coordinates, theta = self.coordinates.to(*args, **kwargs), self.theta.to(*args, **kwargs)
-        return replace(self, coordinates=coordinates, theta=theta)
+        return LearnableAngle(coordinates, theta, self.implementation, self.dtype)
 
 
 class DynImgRotaryEmbedding(nn.Module):
