@@ -308,7 +308,7 @@ def test_a_demanded_implementation_that_is_missing_raises_with_the_mend():
 
 def test_a_device_that_computes_wrongly_is_found_out(monkeypatch):
     """The first use on a device runs a small case against the reference."""
-    monkeypatch.setattr(implementations, "VERIFIED", set())
+    monkeypatch.setattr(implementations, "VERIFIED", {})
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert implementations.missing("native", "cpu") == ""
     implementations.VERIFIED.clear()

@@ -89,22 +89,25 @@ def _triton_missing(kind: str) -> str:
     return _unverified("triton", kind)
 
 
-VERIFIED: set[tuple[str, str]] = set()  # a success holds for the process; a failure is tried again
+VERIFIED: dict[tuple[str, str], str] = {}  # "" or what was wrong; asked in every forward, so tried once per process
 
 
 def _unverified(name: str, kind: str) -> str:
     """Run a small case, forward and backward, against the reference on the device itself, before the first use."""
-    if (name, kind) in VERIFIED:
-        return ""
     if kind == "cuda" and not torch.cuda.is_available():
         return "this torch sees no CUDA device"
+    if (name, kind) not in VERIFIED:
+        VERIFIED[name, kind] = _trial(name, kind)
+    return VERIFIED[name, kind]
+
+
+def _trial(name: str, kind: str) -> str:
     try:
         worst = _worst_error(name, kind)
     except Exception as error:  # no C compiler for Triton, no kernel for this GPU, ...: describe() tells
         return f"its first run on this device failed: {type(error).__name__}: {str(error)[:200]}"
     if worst >= 1e-4:
         return f"on this device it is off by {worst:.1e} from the reference; please report it"
-    VERIFIED.add((name, kind))
     return ""
 
 
