@@ -49,6 +49,7 @@ setup(
         "pillow>=10",
         "pyyaml>=6",
         "safetensors>=0.4",
+        "setuptools>=64",  # torch.utils.cpp_extension needs it: dynimg build-ext
         "huggingface-hub>=1.0",
         "packaging>=23",
         "tokenizers>=0.22",
@@ -70,6 +71,7 @@ setup(
             "pytest>=8",
             "ruff>=0.6",
             "setuptools>=64",
+            "trl>=1.0",
             "wheel",
         ],
     },

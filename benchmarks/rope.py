@@ -1,7 +1,7 @@
 """4D RoPE on a CPU, per layer: the native operator beside eager PyTorch and torch.compile, checked, then timed.
 
     python benchmarks/rope.py --quick
-    python benchmarks/rope.py --json rope.json          # about 10 minutes on two idle cores
+    python benchmarks/rope.py --json rope.json          # about 5 minutes on two idle cores
 
 Every figure is a ratio of wall times in one run (arms take turns; median over rounds of time / native time). "forward"
 is inference with the tables given; "learn" is forward and backward with learnable theta. The process keeps its memory
@@ -77,10 +77,11 @@ def ratios(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, floa
 def measure(tokens: int, dtype: torch.dtype, threads: int, quick: bool, seed: int) -> dict[str, object]:
     torch.set_num_threads(threads)
     x = draw(tokens, dtype, seed)
-    rounds = 5 if quick or tokens > 8192 else 15
+    rounds = {640: 15, 4096: 9}.get(tokens, 3)
+    with_compile = not quick and threads == 1  # Inductor's code is made for a number of threads: minutes more
     with torch.no_grad():
-        forward = ratios(forward_arms(draw(tokens, dtype, seed), not quick), rounds)
-    learn = ratios(learn_arms(x, not quick), rounds)
+        forward = ratios(forward_arms(draw(tokens, dtype, seed), with_compile), rounds)
+    learn = ratios(learn_arms(x, with_compile), rounds)
     keeps = {"native": kept(operator, x), "eager": kept(eager, x)}
     name = str(dtype).removeprefix("torch.")
     return {"tokens": tokens, "dtype": name, "threads": threads, "forward": forward, "learn": learn, "kept": keeps}

@@ -4,9 +4,10 @@
 
 First the bandwidth of a plain copy is measured; the floor of an operation is its bytes at that bandwidth: q and k read
 and written once, in the backward pass their gradients, and the roped outputs of visual tokens for theta's gradient.
-Inputs rotate through sets that together exceed the L2 cache. Every arm is checked against float64 before it is timed,
-theta's gradient is taken twice and must be the same bits. The native operator must be built (`dynimg build-ext`); where
-it is not, or an arm's check fails, that arm is named as missing.
+Inputs rotate through sets that together exceed the L2 cache. The operator's implementations are checked against
+float64 before they are timed, eager is transformers' formula (a test holds it to theirs); the gradient is taken twice
+and must be the same bits. An implementation that is not there is named with the reason; one that is wrong is named and
+not timed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def copy_bandwidth() -> float:
 def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
     """The call as a CUDA graph: kernel time without Python's."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call()
     torch.cuda.current_stream().wait_stream(stream)
@@ -97,24 +99,22 @@ def measure(tokens: int, dtype: torch.dtype, arm: str, bandwidth: float, seed: i
         "backward": ((2 + visual_share) * first.bytes + table_bytes) / bandwidth * 1e6,
     }
     found: dict[str, Any] = {"tokens": tokens, "dtype": str(dtype).removeprefix("torch."), "arm": arm}
+    if arm in ops.NAMES:
+        found |= {"error": errors(partial(operator, implementation=arm), first), "same bits": repeats(first, arm)}
+        found["kept bytes"] = kept(partial(operator, implementation=arm), first)
+        limit = 3e-3 if dtype == torch.bfloat16 else LIMITS[dtype]
+        if max(found["error"].values()) > limit or not found["same bits"]:
+            return found | {"wrong": True}
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     timed = {"forward": [graphed(call) for call in forward_calls(sets, arm)]}
     if arm in ops.NAMES:
         timed["backward"] = [graphed(call) for call in backward_calls(sets, arm)]
-        found |= {"error": errors(partial(operator, implementation=arm), first), "same bits": repeats(first, arm)}
-        found["kept bytes"] = kept(partial(operator, implementation=arm), first)
     for name, calls in timed.items():
         us = microseconds(calls)
         found[name] = {"us": round(us, 1), "floor us": round(floors[name], 1), "ratio": round(us / floors[name], 2)}
     found["peak MB"] = round((torch.cuda.max_memory_allocated() - before) / 1e6)
     return found
-
-
-def checked(row: dict[str, Any], dtype: torch.dtype) -> None:
-    limit = 3e-3 if dtype == torch.bfloat16 else LIMITS[dtype]
-    if max(row.get("error", {"": 0.0}).values()) > limit or row.get("same bits") is False:
-        raise SystemExit(f"{row['arm']} is wrong or not repeatable: {row}; nothing is reported")
 
 
 def main() -> None:
@@ -133,8 +133,10 @@ def main() -> None:
         for dtype in (torch.bfloat16,) if given.quick else tuple(LIMITS):
             for arm in ("eager", "compile", *arms):
                 row = measure(tokens, dtype, arm, bandwidth, given.seed)
-                checked(row, dtype)
                 rows.append(row)
+                if row.get("wrong"):
+                    print(f"{arm} is off from float64 or not repeatable, so it is not timed: {row}")
+                    continue
                 cells = [tokens, row["dtype"], arm]
                 for name in ("forward", "backward"):
                     cells += [row[name]["us"], row[name]["ratio"]] if name in row else ["", ""]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynimg_plugin.ops import reference, rope4d, rope4d_
+from dynimg_plugin.ops import reference, rope4d
 from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.rope import BaseTables, DynImgRotaryEmbedding
 
@@ -47,9 +47,16 @@ def fuse(attention: nn.Module, interleaved: bool) -> None:
     """Give this instance the operator in place of apply_rotary_pos_emb(); `del attention.forward` undoes it."""
     forward = type(attention).forward
     names = {**forward.__globals__, APPLY: operator(forward.__globals__[APPLY], interleaved)}
+    del names["__name__"]  # torch.compile would guard the module of that name instead of these globals
     ours = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-    ours.__kwdefaults__ = forward.__kwdefaults__
+    ours.__module__, ours.__kwdefaults__ = forward.__module__, forward.__kwdefaults__
     attention.__dict__["forward"] = MethodType(ours, attention)
+
+
+def is_fused(attention: nn.Module) -> bool:
+    """Whether this instance's forward is still the one that fuse() gave it."""
+    forward = getattr(attention.__dict__.get("forward"), "__func__", None)
+    return getattr(getattr(forward, "__globals__", {}).get(APPLY), "is_dynimg", False)
 
 
 def operator(original: Callable[..., Any], interleaved: bool) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -58,11 +65,16 @@ def operator(original: Callable[..., Any], interleaved: bool) -> Callable[..., t
     def apply(q: Tensor, k: Tensor, cos: Any, sin: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(cos, BaseTables):
             return original(q, k, cos, sin, *args, **kwargs)
-        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, sin.theta))
-        return (rope4d if learns else rope4d_)(
-            q,
-            k,
-            *cos,
+        if args or kwargs.get("unsqueeze_dim", 1) != 1 or set(kwargs) - {"unsqueeze_dim"}:
+            raise TypeError(f"{APPLY}() was called with {args} {kwargs}; use implementation='reference'")
+        if sin.theta.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"theta came as {sin.theta.dtype}: something casts the inputs of layers; it must stay fp32")
+        dtype = torch.promote_types(q.dtype, sin.dtype)  # as q * cos would; they differ under autocast
+        return rope4d(
+            q.to(dtype),
+            k.to(dtype),
+            cos.cos,
+            cos.sin,
             sin.coordinates,
             sin.theta,
             interleaved=interleaved,
@@ -70,6 +82,7 @@ def operator(original: Callable[..., Any], interleaved: bool) -> Callable[..., t
             implementation=sin.implementation,
         )
 
+    apply.is_dynimg = True  # type: ignore[attr-defined]
     return apply
 
 
@@ -81,8 +94,9 @@ def _pairs(attention: Any, rotary: DynImgRotaryEmbedding) -> bool | None:
     """Whether the layer's own function rotates interleaved pairs, by asking it; None when it does something else."""
     dim = getattr(attention, "head_dim", 2 * rotary.num_frequencies)
     generator = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 1, 2, 3, dim, generator=generator)
-    angle = torch.randn(1, 3, rotary.num_frequencies, generator=generator)
+    plain: Any = {"generator": generator, "device": "cpu", "dtype": torch.float32}  # whatever the caller's defaults are
+    q, k = torch.randn(2, 1, 2, 3, dim, **plain)
+    angle = torch.randn(1, 3, rotary.num_frequencies, **plain)
     spread = SPREAD[rotary.layout]
     try:
         theirs = type(attention).forward.__globals__[APPLY](q, k, spread(angle).cos(), spread(angle).sin())

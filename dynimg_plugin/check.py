@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from dynimg_plugin.doctor import Finding
 from dynimg_plugin.evaluation.current import Settings
 from dynimg_plugin.evaluation.judging import Judge
 from dynimg_plugin.evaluation.prompts import find_prompt
-from dynimg_plugin.evaluation.task_files import missing_videos, read_rows, task_configs
+from dynimg_plugin.evaluation.rows import Row
+from dynimg_plugin.evaluation.task_files import missing_videos, read_rows, task_configs, task_names
 
 FREE_BYTES = 2**30  # answers, records and the judge's replies of all six benchmarks stay below
 QUICK, PATIENT = 8.0, 60.0  # seconds for a judge's first reply: before `dynimg check` gives up, before a run does
@@ -51,27 +53,28 @@ def check(
 
 
 def must_work(tasks: Sequence[str], settings: Settings, *, judging: bool) -> None:
-    """Stop before hours are spent: the data can be read, and the judge answers.
+    """Stop before hours are spent: the data can be read, the prompts are known and the judge answers.
 
     Raises:
         FileNotFoundError, ValueError: what is wrong. Single missing videos are not: they are counted in the results.
     """
     for config in task_configs(tasks).values():
         if config is not None and "rows" in config:
-            read_rows(config, settings)
-    finding = _judge(settings, PATIENT)
-    if judging and finding.fix:
+            _prompts(config, settings, read_rows(config, settings))
+    if judging and (finding := _judge(settings, PATIENT)).fix:
         raise ValueError(f"judge {finding.value}: {finding.fix}; mend it, or run with --predict-only and judge later")
 
 
 def _task(name: str, config: dict[str, Any] | None, settings: Settings, missing: list[str]) -> Finding:
     if config is None:
-        return Finding(name, "not a task of this package: its data is not looked at")
+        meant = get_close_matches(name, task_names(), 1, cutoff=0.85)
+        fix = f"did you mean {meant[0]}?" if meant else ""
+        return Finding(name, "not a task of this package: its data is not looked at", fix)
     if "rows" not in config:
         return Finding(name, "draws its own videos")
     try:
         rows = read_rows(config, settings)
-        find_prompt(settings.prompts or config["metadata"]["prompts"], rows[0])
+        prompts = _prompts(config, settings, rows)
     except (OSError, ValueError) as error:
         return Finding(name, "its data cannot be read", str(error))
     lost = missing_videos(rows)
@@ -79,11 +82,18 @@ def _task(name: str, config: dict[str, Any] | None, settings: Settings, missing:
     videos = len({row.video for row in rows})
     expected = config["metadata"]["expected"]
     counts = f"{len(rows)} of {expected} questions, {videos - len(lost)} of {videos} videos"
-    value = f"{counts}, split {config['test_split']}, {settings.prompts or config['metadata']['prompts']} prompts"
-    if lost:
-        return Finding(name, value, f"{len(lost)} missing, the first is {lost[0]}")
-    other = f"the whole split has {expected}; scores on another part compare with nobody's"
-    return Finding(name, value, "" if len(rows) == expected else other)
+    value = f"{counts}, split {config['test_split']}, {prompts} prompts"
+    fixes = [f"videos missing: {len(lost)}, the first is {lost[0]}"] if lost else []
+    if len(rows) != expected:
+        fixes.append(f"the whole split has {expected} questions; scores on another part compare with nobody's")
+    return Finding(name, value, "; ".join(fixes))
+
+
+def _prompts(config: dict[str, Any], settings: Settings, rows: Sequence[Row]) -> str:
+    """The variant that will be used, when it is known."""
+    variant: str = settings.prompts or config["metadata"]["prompts"]
+    find_prompt(variant, rows[0])
+    return variant
 
 
 def _judge(settings: Settings, seconds: float) -> Finding:

@@ -213,3 +213,7 @@ def main() -> None:
             raise
         typer.echo(f"dynimg: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":  # accelerate launch -m dynimg_plugin.cli train ..., torchrun -m ... likewise
+    main()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file, file_beside
@@ -20,6 +22,7 @@ from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
 THETA = ".theta_"
+logger = logging.get_logger(__name__)
 
 
 def load(
@@ -69,12 +72,30 @@ def load(
     return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """transformers reports a checkpoint's theta as unexpected weights that can be ignored; they are not."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _report(base: str | Path, info: dict[str, Any]) -> None:
+    for kind, names in info.items():
+        if odd := [str(name) for name in names if THETA not in str(name)]:
+            logger.warning(f"{base}: {len(odd)} {kind.replace('_', ' ')}: {', '.join(sorted(odd)[:5])}")
+
+
 def restore_weights(model: Any, folder: str | Path) -> None:
     """Copy into a patched model without adapter all weights of a checkpoint that save_pretrained() wrote of it.
 
     Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
     """
-    stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+    with _without_report():
+        stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     result = model.load_state_dict(stored, strict=False)
     if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
         raise ValueError(f"{folder} does not fit this model: {result}")
@@ -85,7 +106,9 @@ def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
     if read_original(base) is not None:
         return *load_original(base, **options), []
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+    with _without_report():
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+    _report(base, loaded[1])
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from dynimg_plugin.attention import fusable, fuse
+from dynimg_plugin.attention import fusable, fuse, is_fused
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.families import Patch, find_patch, supported_families
@@ -64,7 +64,7 @@ def apply_dynimg(
     config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
     core = model.get_submodule(patch.core)
     if session := getattr(core, "dynimg", None):
-        if (session.config, session.implementation) != (config, implementation):
+        if session.config != config or implementation not in ("auto", session.implementation):
             raise ValueError(
                 f"this model is patched already with {session.config}, implementation={session.implementation!r}; "
                 "call remove_dynimg(model) first"
@@ -103,6 +103,8 @@ def remove_dynimg(model: Any) -> Any:
     rotary = decoder.get_submodule(session.patch.rotary)
     if session.config.rope_4d and not isinstance(rotary, DynImgRotaryEmbedding):
         raise TypeError(f"its rotary embedding is in use by {type(rotary).__name__}; take the adapter off first")
+    if not all(is_fused(attention) for attention in session.attention(core)):
+        raise TypeError("its attention's forward is in use by other code (accelerate's hooks?); take that off first")
     for handle in session.handles:
         handle.remove()
     for attention in session.attention(core):

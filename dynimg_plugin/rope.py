@@ -10,7 +10,7 @@ the base's own bits, and every kind of base works that returns a (cos, sin) pair
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,26 +21,36 @@ from dynimg_plugin.ops.reference import turn
 AXES = ("t", "h", "w")
 
 
-class BaseTables(NamedTuple):
-    """cos and sin of the base, fp32, (b, s, d): one number per frequency."""
+class BaseTables:
+    """cos and sin of the base, fp32, (b, s, d): one number per frequency.
 
-    cos: Tensor
-    sin: Tensor
+    A plain class, as LearnableAngle is: FSDP casts the tensors of tuples and dataclasses to the model's dtype.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos, self.sin = cos, sin
+
+    def to(self, *args: Any, **kwargs: Any) -> BaseTables:  # accelerate moves a layer's inputs with it
+        return BaseTables(self.cos.to(*args, **kwargs), self.sin.to(*args, **kwargs))
 
 
-class LearnableAngle(NamedTuple):
+class LearnableAngle:
     """What turns the base's angles on: (b or 1, s, 3) and theta (3, d), or (layers, 3, d) until a layer takes its row.
 
     All that a layer needs travels in these tensors: activation checkpointing runs a layer again after the coordinates
     have gone from the module.
     """
 
-    coordinates: Tensor
-    theta: Tensor
-    implementation: str
+    def __init__(self, coordinates: Tensor, theta: Tensor, implementation: str, dtype: torch.dtype) -> None:
+        self.coordinates, self.theta, self.implementation = coordinates, theta, implementation
+        self.dtype = dtype  # in which the model's own cos and sin would come
 
     def of_layer(self, index: int) -> LearnableAngle:
-        return self._replace(theta=self.theta[index])
+        return LearnableAngle(self.coordinates, self.theta[index], self.implementation, self.dtype)
+
+    def to(self, *args: Any, **kwargs: Any) -> LearnableAngle:
+        coordinates, theta = self.coordinates.to(*args, **kwargs), self.theta.to(*args, **kwargs)
+        return LearnableAngle(coordinates, theta, self.implementation, self.dtype)
 
 
 class DynImgRotaryEmbedding(nn.Module):
@@ -107,7 +117,7 @@ class DynImgRotaryEmbedding(nn.Module):
         exact = torch.empty(0, dtype=torch.float32, device=x.device)  # the base reads only its dtype and device
         cos, sin = self.base(exact, position_ids, *args, **kwargs)
         implementation = choose(self.implementation, x.device)
-        angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation)
+        angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation, x.dtype)
         if self.num_layers is None and implementation == "reference":
             return turned(cos, sin, angle, self.layout, x.dtype)
         return BaseTables(ONE_EACH[self.layout](cos), ONE_EACH[self.layout](sin)), angle

@@ -162,7 +162,7 @@ def _part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
 def rebind(core: Any, name: str) -> None:
     """Bind an overriding method to the module that runs: a data-parallel replica shares its original's attributes."""
     method = core.__dict__[name]
-    if method.__self__ is not core:
+    if isinstance(method, MethodType) and method.__self__ is not core:  # accelerate's hooks put a partial over it
         core.__dict__[name] = MethodType(method.__func__, core)
 
 

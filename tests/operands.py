@@ -52,10 +52,27 @@ def outputs_and_gradients(rope4d: Any, tensors: list[Tensor], *options: Any) -> 
     q, k, cos, sin, coordinates, theta = tensors
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, theta)]
     outputs = rope4d(leaves[0], leaves[1], cos, sin, coordinates, leaves[2], *options)
-    generator = torch.Generator().manual_seed(5)
-    incoming = [torch.randn(x.shape, generator=generator, dtype=torch.float64).bfloat16() for x in outputs]
-    gradients = torch.autograd.grad(outputs, leaves, [x.to(q.device, q.dtype) for x in incoming])
+    gradients = torch.autograd.grad(outputs, leaves, [x.to(q.device, q.dtype) for x in _incoming(outputs)])
     return [*(x.detach() for x in outputs), *gradients]
+
+
+def theta_scale(tensors: list[Tensor], interleaved: bool) -> float:
+    """Norm of what theta's gradient would be if none of its summands cancelled: the measure of its error."""
+    *_, coordinates, theta = (x.double() for x in tensors)
+    q_out, k_out, *_ = exact(tensors, interleaved)
+    total = torch.zeros_like(theta)
+    for out, incoming in zip((q_out, k_out), _incoming((q_out, k_out)), strict=True):
+        rotary = 2 * theta.shape[1]
+        pairs = [x[..., :rotary].double().abs() for x in (out, incoming)]
+        split = (lambda x: (x[..., 0::2], x[..., 1::2])) if interleaved else (lambda x: x.chunk(2, -1))
+        (y1, y2), (g1, g2) = (split(x) for x in pairs)
+        total += torch.einsum("bsa,bhsp->ap", coordinates.abs(), g2 * y1 + g1 * y2)
+    return total.norm().item()
+
+
+def _incoming(outputs: tuple[Tensor, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(x.shape, generator=generator, dtype=torch.float64).bfloat16() for x in outputs]
 
 
 def error(ours: Tensor, truth: Tensor) -> float:

@@ -62,6 +62,18 @@ def test_letters_are_read_strictly(reply, letter):
     assert read_letter(reply, OPTIONS) == letter
 
 
+@pytest.mark.parametrize(
+    ("reply", "options", "letter"),
+    [
+        ("B) a", ["b", "a", "c"], "B"), ("B", ["b", "a", "c"], "B"), ("C) a", ["v", "s", "a"], "C"),
+        ("", ["a", "the", "c"], None), ("A) red", ["red", "The red.", "blue"], "A"), ("red", ["red", "Red"], None),
+        ("2", ["one", "two"], "B"), ("A cat.", ["a dog", "the cat"], "B"), ("B) the end", ["end", "a"], None),
+    ],
+)  # fmt: skip
+def test_options_that_are_letters_articles_or_alike_do_not_mislead(reply, options, letter):
+    assert read_letter(reply, options) == letter
+
+
 def test_more_than_five_options_have_letters():
     assert read_letter("F", [*OPTIONS, "fifth", "sixth"]) == "F"
 
@@ -83,6 +95,8 @@ def test_prompts_follow_their_variant():
     assert begun["content"] == [{"type": "text", "text": "Best option:("}]
     assert user["content"][0] == {"type": "video", "url": "v.mp4", "start_time": None, "end_time": None}
     assert find_prompt("lmms-eval", row()).question(row()).startswith("Who is it? Answer")
+    asked = Row("1", "v", "v", ["what is HE doing?"], "y", ["qa"])
+    assert find_prompt("lmms-eval", asked).question(asked).startswith("What is he doing? Answer")
     aspects = row(protocols=["temporal"])
     assert find_prompt("lmms-eval", aspects).max_new_tokens == 1024
     with pytest.raises(ValueError, match="prompts='x' is not known; allowed: pllava, lmms-eval"):

@@ -39,7 +39,7 @@ FILES = sorted(
 DOORS = {
     "av": {"video", "doctor"},
     "lmms_eval": {"evaluation", "doctor"},
-    "datasets": {"evaluation", "training"},
+    "datasets": {"eval_tasks", "evaluation", "training"},
     "peft": {"loading", "training"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},

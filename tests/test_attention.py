@@ -7,13 +7,24 @@ from types import MethodType
 
 import pytest
 import torch
-from modelling import AXES, FAMILIES, decoder, families_with, noise_video, patched, randomise_theta, rotary, sharpen
+from modelling import (
+    AXES,
+    FAMILIES,
+    decoder,
+    families_with,
+    noise_video,
+    patched,
+    randomise_theta,
+    rotary,
+    sharpen,
+    unpatched_logits,
+)
 from torch import nn
 
 from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, load, ops, remove_dynimg
 from dynimg_plugin.attention import fusable, fuse, operator
 from dynimg_plugin.ops.native import load_native
-from dynimg_plugin.rope import DynImgRotaryEmbedding
+from dynimg_plugin.rope import BaseTables, DynImgRotaryEmbedding, LearnableAngle
 from dynimg_plugin.tiny import build_tiny, write_tiny
 
 pytestmark = pytest.mark.skipif(
@@ -75,23 +86,17 @@ def test_gradients_equal_the_reference_paths(family, case):
 
 
 def test_the_operator_is_what_runs(monkeypatch):
-    """Forward and backward of every layer go through it; text alone and decoding do not."""
+    """Every layer goes through it; text alone and decoding do not."""
     model, processor = patched("llava_onevision", implementation="native")
     inputs, calls = one(processor), []
-    for name in ("rope4d", "rope4d_"):
-        original = getattr(ops, name)
-        monkeypatch.setattr(
-            f"dynimg_plugin.attention.{name}", lambda *a, f=original, n=name, **k: (calls.append(n), f(*a, **k))[1]
-        )
+    monkeypatch.setattr("dynimg_plugin.attention.rope4d", lambda *a, **k: (calls.append(a), ops.rope4d(*a, **k))[1])
     layers = attention(model)
-    remove_dynimg(model)
-    apply_dynimg(model, implementation="native")
     model(**inputs)
-    assert calls == ["rope4d"] * len(layers)
+    assert len(calls) == len(layers)
     calls.clear()
     with torch.no_grad():
         model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert calls == ["rope4d_"] * len(layers)
+    assert len(calls) == len(layers), "once, in the prefill"
     calls.clear()
     with torch.no_grad():
         model(input_ids=torch.arange(8)[None])
@@ -109,6 +114,59 @@ def test_removing_leaves_no_trace(family):
     assert kind.forward.__globals__["apply_rotary_pos_emb"].__module__ == kind.__module__, (
         "the module was never touched"
     )
+
+
+@torch.no_grad()
+def test_under_autocast_day_zero_keeps_its_bits():
+    model, processor = patched("llava_onevision", implementation="native")
+    plain, inputs = build_tiny("llava_onevision")[0], one(processor)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(**inputs).logits, unpatched_logits(plain, model, inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_compiled_language_model_is_equal(learns):
+    model, processor = patched("llava_onevision", implementation="native")
+    randomise_theta(model)
+    inputs = one(processor)
+    with torch.set_grad_enabled(learns):
+        expected = model(**inputs).logits
+        layer = type(model.model.language_model.layers[0])
+        model.model.language_model.layers[0].compile(backend="eager")
+        assert isinstance(model.model.language_model.layers[0], layer)
+        torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_hooks_of_accelerate_may_lie_over_it():
+    from accelerate.hooks import attach_execution_device_hook, remove_hook_from_submodules
+
+    model, processor = patched("llava_onevision", implementation="native")
+    inputs = one(processor)
+    before = model(**inputs).logits
+    attach_execution_device_hook(model, "cpu")
+    assert torch.equal(model(**inputs).logits, before)
+    with pytest.raises(TypeError, match="in use by other code"):
+        remove_dynimg(model)
+    remove_hook_from_submodules(model)
+    assert torch.equal(model(**inputs).logits, before)
+    remove_dynimg(model)
+
+
+def test_tensors_that_something_rounded_are_refused():
+    apply = operator(None, False)
+    q, tables = torch.zeros(1, 1, 2, 4), BaseTables(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
+    angle = LearnableAngle(torch.zeros(1, 2, 3), torch.zeros(3, 2).bfloat16(), "native", torch.float32)
+    with pytest.raises(TypeError, match=r"theta came as torch.bfloat16"):
+        apply(q, q, tables, angle)
+    with pytest.raises(TypeError, match=r"was called with \(\) {'unsqueeze_dim': 2}"):
+        apply(q, q, tables, angle, unsqueeze_dim=2)
+
+
+def test_apply_may_be_called_in_a_meta_context():
+    model, _ = build_tiny("llava")
+    with torch.device("meta"):
+        apply_dynimg(model, implementation="native")
 
 
 def test_a_copy_runs_its_own_weights():

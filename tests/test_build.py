@@ -65,7 +65,7 @@ def test_without_torch_without_compiler_and_by_force(bare):
     (site / "base.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # now there is torch
     doctor = subprocess.run([folder / "venv/bin/dynimg", "doctor"], capture_output=True, text=True, check=False)
     line = next(line for line in doctor.stdout.splitlines() if "4D RoPE" in line)
-    assert "reference (PyTorch); native: torch was not there" in line
+    assert "reference (PyTorch); native: torch was not visible" in line
     assert line.startswith("FIX")
     assert "-> dynimg build-ext" in doctor.stdout
 
@@ -82,6 +82,18 @@ def test_without_torch_without_compiler_and_by_force(bare):
     refused = install(folder, DYNIMG_BUILD="fast")
     assert refused.returncode != 0
     assert "allowed are auto, cuda, cpu, none" in refused.stderr + refused.stdout
+
+
+def test_here_is_compiled_what_can_be():
+    """A compile error must not pass as 'no compiler'."""
+    found = native.load_native()
+    assert not found.stale, found.why
+    told_here = json.loads((build.PACKAGE / "_build.json").read_text("utf-8"))
+    assert "build failed" not in found.why or "mismatch" in found.why, found.why
+    if shutil.which("c++"):
+        assert "cpu" in found.devices, told_here
+    if torch.version.cuda and shutil.which("nvcc") and "mismatch" not in found.why:
+        assert "cuda" in found.devices, told_here
 
 
 def report(**changes) -> dict:

@@ -68,7 +68,7 @@ def test_saved_answers_are_judged_and_every_verdict_is_kept(server, tmp_path):
     path = write_samples(tmp_path / "run", "msvd_qa", open_samples())
     out = judge(server, path)
     assert "msvd_qa, judged by m" in out
-    assert "12 requests sent" in out
+    assert "requests sent: 12" in out
     assert "accuracy       66.7 [" in out
     assert "judge_failed   0 of 12 (0.0%)" in out
     assert "exact_match    25.0 (no judge)" in out
@@ -84,7 +84,7 @@ def test_saved_answers_are_judged_and_every_verdict_is_kept(server, tmp_path):
 def test_judging_again_asks_nothing_and_another_judge_is_kept_apart(server, tmp_path):
     path = write_samples(tmp_path / "run", "msvd_qa", open_samples())
     judge(server, path)
-    assert "0 requests sent" in judge(server, path)
+    assert "requests sent: 0" in judge(server, path)
     assert server.count == 12
     server.fault = {"q0?": '{"pred": "no", "score": 0}'}
     judge(server, path, model="another")
@@ -133,7 +133,7 @@ def test_too_many_failures_end_in_an_error_after_the_numbers_are_told(server, tm
     assert failed.failed == (9 if fault == "http_401" else 1)  # a refused key ends the asking
     assert failed.metrics["accuracy"] == pytest.approx(200 / 3 if fault == "http_401" else 700 / 11)
     server.fault = None
-    assert f"{failed.failed} requests sent" in judge(server, path)
+    assert f"requests sent: {failed.failed}" in judge(server, path)
     assert judgement(path.parent, path).summary.failed == 0
 
 
@@ -170,7 +170,7 @@ def test_killed_while_judging_the_rerun_asks_only_for_what_is_missing(tmp_path, 
         asked = Counter(one["messages"][1]["content"] for one in server.requests)
         assert len(asked) == 60
         assert server.count - 60 <= 2  # those that were under way
-        assert f"{server.count - before} requests sent" in out
+        assert f"requests sent: {server.count - before}" in out
         resumed = judgement(path.parent, path)
         judge(server, path, "--cache", tmp_path / "undisturbed")
         assert judgement(path.parent, path).summary == resumed.summary

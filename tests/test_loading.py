@@ -124,6 +124,19 @@ def test_theta_is_saved_and_found_in_a_full_checkpoint(tmp_path):
         assert torch.equal(getattr(rotary(loaded), name), getattr(rotary(model), name))
 
 
+def test_odd_weights_are_told_but_theta_is_not(tmp_path, caplog):
+    model, processor = patched("llava")
+    randomise_theta(model)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    load(tmp_path)
+    assert "theta" not in caplog.text
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "one.too.many": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    load(tmp_path)
+    assert "1 unexpected keys: one.too.many" in caplog.text
+
+
 def test_theta_without_its_config_or_with_another_is_refused(tmp_path):
     model, processor = patched("llava", DynImgConfig(num_images=2))
     randomise_theta(model)

@@ -24,6 +24,7 @@ from dynimg_plugin.eval_tasks.motion_qa.questions import (
     score_open,
 )
 from dynimg_plugin.evaluation.answers import read_letter
+from dynimg_plugin.evaluation.scoring import mean_score
 from dynimg_plugin.video.write import write_video
 
 FOLDER = Path(dataset.__file__).parent
@@ -253,13 +254,13 @@ def test_prompts() -> None:
 def test_metrics_count_only_their_rows() -> None:
     rows = dataset.rows("held_out", 4)
     values = [task.process_results_mc(row, [row["letter"] if row["key_frames_suffice"] else "?"]) for row in rows]
-    means = {name: task.mean_score([value[name] for value in values]) for name in values[0]}
+    means = {name: mean_score([value[name] for value in values]) for name in values[0]}
     assert means["accuracy_key_frames"] == 100
     assert means["accuracy_between"] == 0
     assert means["accuracy"] == means["readable"] == 40
     assert means["accuracy_static"] == 100
     assert means["accuracy_count"] == 0
-    assert math.isnan(task.mean_score([value["accuracy_static"] for value in values[:1]]))
+    assert math.isnan(mean_score([value["accuracy_static"] for value in values[:1]]))
 
 
 # Encoding

@@ -67,6 +67,9 @@ def test_all_six_give_the_scores_counted_by_hand(root, checkpoint, tmp_path):
     for task, expected in EXPECTED.items():
         found = scores(results, task)
         assert {name: found[name] for name in expected} == pytest.approx(expected), task
+    errors = results["results"]["dynimg_mvbench"]
+    assert errors["accuracy_micro_stderr_clt,none"] > 0
+    assert errors["accuracy_macro_stderr_clt,none"] == "N/A"  # that of a plain mean is not its
 
 
 def test_without_a_judge_the_judged_metrics_are_absent_and_said_to_be(root, checkpoint, caplog):
@@ -133,7 +136,7 @@ def test_a_missing_and_a_corrupt_video_change_no_other_score(random_checkpoint, 
     assert noted["unanswered"] == 2
     assert "no such file" in noted["unreadable"]["abc"]
     assert "cannot be read as a video" in noted["unreadable"]["def"]
-    assert "1 videos are missing" in caplog.text
+    assert "videos missing: 1" in caplog.text
 
 
 def test_every_wording_is_answered_apart_and_in_the_words_of_the_variant(random_checkpoint, root):

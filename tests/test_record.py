@@ -81,11 +81,17 @@ def test_samples_survive_lmms_evals_file_and_give_their_means(tmp_path):
     samples = [
         Sample("a", marks={"accuracy_micro": 100.0, "accuracy_x": 100.0}, category="x"),
         Sample("b", marks={"accuracy_micro": 0.0, "accuracy_x": 0.0}, category="x"),
-        Sample("c", marks={"accuracy_micro": 0.0, "accuracy_y": 0.0}, category="y", requests=({"protocol": "qa"},)),
+        Sample(
+            "c",
+            marks={"accuracy_micro": 0.0, "accuracy_y": 0.0},
+            category="y",
+            requests=({"protocol": "qa", "prediction": "ä\u2028"},),
+        ),
         Sample("d", unreadable=True, category="y"),
     ]
     path = tmp_path / "x.jsonl"
-    path.write_text("".join(json.dumps({"doc_id": 1, "answered": s.to_dict()}) + "\n" for s in samples))
+    lines = [json.dumps({"doc_id": 1, "answered": sample.to_dict()}, ensure_ascii=False) for sample in samples]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
     assert read_samples(path) == samples
     assert judge_free(samples) == pytest.approx(
         {"answered": 75.0, "accuracy_micro": 100 / 3, "accuracy_x": 50.0, "accuracy_y": 0.0, "accuracy_macro": 25.0}
@@ -97,10 +103,10 @@ def test_samples_survive_lmms_evals_file_and_give_their_means(tmp_path):
 
 def test_kept_answers_belong_to_one_model_and_one_question(tmp_path):
     store = AnswerStore(tmp_path, {"base": "x"})
-    store.put(["what?", {"max_new_tokens": 4}], ("ä\n", 7, 2))
+    store.put(["what?", {"max_new_tokens": 4}], ("ä\n\u2028", 7, 2))
     store.path.write_text(store.path.read_text("utf-8") + '{"key": "ab', "utf-8")
     again = AnswerStore(tmp_path, {"base": "x"})
-    assert again.get(["what?", {"max_new_tokens": 4}]) == ("ä\n", 7, 2)
+    assert again.get(["what?", {"max_new_tokens": 4}]) == ("ä\n\u2028", 7, 2)
     assert again.get(["what?", {"max_new_tokens": 5}]) is None
     again.put("new", ("b", 1, 1))
     assert len(AnswerStore(tmp_path, {"base": "x"}, rank=1)) == 2

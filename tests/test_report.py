@@ -121,11 +121,11 @@ def test_partial_runs_unreadable_videos_and_failed_judges_are_marked(tmp_path):
     task = msvd(questions=8, unreadable={"v1": "gone", "v2": "gone"}, unanswered=5, judge_failed=0.25)
     text = report(save(tmp_path, {"msvd_qa": task}))
     assert row(text, "msvd_qa", "questions")["A"] == "8 of 13157 (part)"
-    assert row(text, "msvd_qa", "unreadable videos")["A"] == "2 (5 questions)"
+    assert row(text, "msvd_qa", "unreadable videos")["A"] == "2 (questions: 5)"
     assert row(text, "msvd_qa", "judge_failed")["A"] == "25.0% (!)"
     assert row(text, "msvd_qa", "accuracy")["A"] == "50.0 [40.0, 60.0] (!)"
     assert row(text, "msvd_qa", "exact_match")["A"] == "25.0"
-    assert "(!) A, msvd_qa: 25.0% of the judge's requests have no verdict" in text
+    assert "(!) A: requests to the judge without a verdict: msvd_qa 25.0%; judge again." in text
     assert "(part): not all questions" in text
 
 

@@ -109,7 +109,7 @@ def test_autocast_does_not_round_the_angles():
 def test_each_layer_takes_its_own_row():
     wrapper = with_theta(base(), layers=2)
     base_tables, angle = wrapper(torch.zeros(2, 12, 64), POSITIONS)
-    tables = [SPREAD[wrapper.layout](table) for table in base_tables]
+    tables = [SPREAD[wrapper.layout](table) for table in (base_tables.cos, base_tables.sin)]
     rows = [turned(*tables, angle.of_layer(i), wrapper.layout, torch.float32)[0] for i in range(2)]
     assert not torch.equal(*rows)
     shared = with_theta(base())

@@ -9,6 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
 
@@ -60,19 +61,38 @@ inline Tables check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
                     const at::Tensor& coordinates, const at::Tensor& theta) {
   TORCH_CHECK(q.dim() == 4 && k.dim() == 4, "rope4d: q and k are (b, heads, s, D), got ", q.sizes(), " and ", k.sizes());
   const auto b = q.size(0), s = q.size(2), d = theta.size(-1);
-  TORCH_CHECK(k.size(0) == b && k.size(2) == s && k.size(3) == q.size(3) && k.scalar_type() == q.scalar_type(),
-              "rope4d: k must agree with q in b, s, D and dtype, got q ", q.sizes(), " ", q.scalar_type(), ", k ",
-              k.sizes(), " ", k.scalar_type());
-  TORCH_CHECK(theta.dim() == 2 && theta.size(0) == 3 && 2 * d <= q.size(3), "rope4d: theta is (3, d) with 2 d <= D = ",
-              q.size(3), ", got ", theta.sizes());
+  TORCH_CHECK(k.size(0) == b && k.size(2) == s && k.size(3) == q.size(3) && k.scalar_type() == q.scalar_type() &&
+                  k.device() == q.device(),
+              "rope4d: k must agree with q in b, s, D, dtype and device, got q ", q.sizes(), " ", q.scalar_type(), " ",
+              q.device(), ", k ", k.sizes(), " ", k.scalar_type(), " ", k.device());
+  TORCH_CHECK(theta.dim() == 2 && theta.size(0) == 3 && d > 0 && 2 * d <= q.size(3),
+              "rope4d: theta is (3, d) with 0 < 2 d <= D = ", q.size(3), ", got ", theta.sizes());
   const auto dtype = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   for (const auto* table : {&cos, &sin, &coordinates, &theta})
     TORCH_CHECK(table->scalar_type() == dtype && table->device() == q.device(),
                 "rope4d: cos, sin, coordinates and theta must be ", dtype, " on ", q.device(), " for q of ",
                 q.scalar_type(), ", got ", table->scalar_type(), " on ", table->device());
-  TORCH_CHECK(cos.sizes() == sin.sizes() && cos.strides() == sin.strides(), "rope4d: cos and sin must be alike, got ",
-              cos.sizes(), " and ", sin.sizes());
-  return {cos.expand({b, s, d}), sin.expand({b, s, d}), dense_rows(coordinates).expand({b, s, 3}), theta.contiguous()};
+  auto wide_cos = cos.expand({b, s, d}), wide_sin = sin.expand({b, s, d});
+  if (wide_cos.strides() != wide_sin.strides()) wide_cos = wide_cos.contiguous(), wide_sin = wide_sin.contiguous();
+  return {wide_cos, wide_sin, dense_rows(coordinates).expand({b, s, 3}), theta.contiguous()};
+}
+
+// Like x, with dense rows: empty_like() follows the strides of overlapping inputs too.
+inline at::Tensor output_like(const at::Tensor& x) {
+  auto out = at::empty_like(x);
+  return out.stride(-1) == 1 || x.size(-1) < 2 ? out : at::empty_like(x, at::MemoryFormat::Contiguous);
+}
+
+inline void check_writable(const at::Tensor& q, const at::Tensor& k) {
+  at::assert_no_internal_overlap(q);
+  at::assert_no_internal_overlap(k);
+  at::assert_no_overlap(q, k);
+}
+
+inline void check_outputs(const at::Tensor& grad, const at::Tensor& out) {
+  TORCH_CHECK(grad.sizes() == out.sizes() && grad.scalar_type() == out.scalar_type() && grad.device() == out.device(),
+              "rope4d_backward: a gradient ", grad.sizes(), " ", grad.scalar_type(), " ", grad.device(),
+              " came for an output ", out.sizes(), " ", out.scalar_type(), " ", out.device());
 }
 
 }  // namespace dynimg

@@ -149,12 +149,11 @@ struct Pairs {
 // Heads of q and k are numbered through: item -> token, which of the two, head.
 struct Item {
   int token, which;
-  int64_t head;
+  int head;
 };
 
-HOST_DEVICE Item item_of(int item, int64_t heads_q, int64_t heads) {
-  const int token = static_cast<int>(item / heads);
-  const int64_t head = item - token * heads;
+HOST_DEVICE Item item_of(int item, int heads_q, int heads) {
+  const int token = item / heads, head = item - token * heads;
   return {token, head >= heads_q, head >= heads_q ? head - heads_q : head};
 }
 
@@ -170,9 +169,9 @@ template <typename scalar, int V, typename acc = typename AccOf<scalar>::type>
 HOST_DEVICE void rotate_items(const Job<scalar, V>& job, const Span& span, int thread, const acc* shared) {
   const int d = job.pairs(), lane = thread % job.lanes(), group = thread / job.lanes(), first = lane * V;
   if (group >= job.groups()) return;
-  const int64_t heads = job.a[0].count + job.a[1].count;
+  const int heads_q = static_cast<int>(job.a[0].count), heads = heads_q + static_cast<int>(job.a[1].count);
   for (int at = group; at < span.count * heads; at += job.groups()) {
-    const Item item = item_of(at, job.a[0].count, heads);
+    const Item item = item_of(at, heads_q, heads);
     const scalar* x = job.a[item.which].row(span.row, item.head, span.first + item.token);
     scalar* y = job.y[item.which].row(span.row, item.head, span.first + item.token);
     const acc *cos = shared + 2 * item.token * d + first, *sin = cos + d;
@@ -195,10 +194,10 @@ template <typename scalar, int V, typename acc = typename AccOf<scalar>::type>
 HOST_DEVICE void unrotate_items(const Job<scalar, V>& job, const Span& span, int thread, acc* shared) {
   const int d = job.pairs(), lane = thread % job.lanes(), group = thread / job.lanes(), first = lane * V;
   if (group >= job.groups()) return;
-  const int64_t heads = job.a[0].count + job.a[1].count;
+  const int heads_q = static_cast<int>(job.a[0].count), heads = heads_q + static_cast<int>(job.a[1].count);
   acc sums[3][V] = {};
   for (int at = group; at < span.count * heads; at += job.groups()) {
-    const Item item = item_of(at, job.a[0].count, heads);
+    const Item item = item_of(at, heads_q, heads);
     const int64_t j = span.first + item.token;
     const scalar* g = job.a[item.which].row(span.row, item.head, j);
     scalar* dx = job.b[item.which].row(span.row, item.head, j);

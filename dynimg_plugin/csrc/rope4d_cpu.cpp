@@ -79,9 +79,11 @@ INLINE float load(F16 x) {  // moved into fp32's fields, the exponent is short o
   return float_of(sign | special | bits_of(float_of(rest) * 0x1p112f));
 }
 
-// To nearest, ties to even, in the upper 16 bits. A NaN of bf16 or of arithmetic (0x7fc00000) has no lower bits that
-// could carry, so it stays one.
-INLINE uint32_t to_nearest(uint32_t bits) { return bits + 0x7fff + ((bits >> 16) & 1); }
+// To nearest, ties to even, in the upper 16 bits; a NaN, whose bits could carry into a zero, becomes the common one.
+INLINE uint32_t to_nearest(uint32_t bits) {
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : rounded;
+}
 
 template <typename scalar>
 INLINE scalar store(acc_of<scalar> x) {
@@ -322,7 +324,7 @@ std::tuple<at::Tensor, at::Tensor> rope4d(const at::Tensor& q, const at::Tensor&
                                           const at::Tensor& theta, bool interleaved, bool match_eager) {
   const auto tables = check(q, k, cos, sin, coordinates, theta);
   const auto q_in = dense_rows(q), k_in = dense_rows(k);
-  auto q_out = at::empty_like(q_in), k_out = at::empty_like(k_in);
+  auto q_out = output_like(q_in), k_out = output_like(k_in);
   rotate(q_in, k_in, q_out, k_out, tables, interleaved, match_eager);
   return {q_out, k_out};
 }
@@ -330,6 +332,7 @@ std::tuple<at::Tensor, at::Tensor> rope4d(const at::Tensor& q, const at::Tensor&
 void rope4d_(at::Tensor& q, at::Tensor& k, const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& coordinates,
              const at::Tensor& theta, bool interleaved, bool match_eager) {
   const auto tables = check(q, k, cos, sin, coordinates, theta);
+  check_writable(q, k);
   const auto q_dense = dense_rows(q), k_dense = dense_rows(k);
   rotate(q_dense, k_dense, q_dense, k_dense, tables, interleaved, match_eager);
   if (!q_dense.is_same(q)) q.copy_(q_dense);
@@ -341,8 +344,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
     const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& coordinates, const at::Tensor& theta,
     bool interleaved, bool need_theta) {
   const auto tables = check(grad_q, grad_k, cos, sin, coordinates, theta);
+  check_outputs(grad_q, q_out);
+  check_outputs(grad_k, k_out);
   const auto gq = dense_rows(grad_q), gk = dense_rows(grad_k), yq = dense_rows(q_out), yk = dense_rows(k_out);
-  auto dq = at::empty_like(gq), dk = at::empty_like(gk);
+  auto dq = output_like(gq), dk = output_like(gk);
   const int64_t chunks = gq.size(0) * ((gq.size(2) + CHUNK - 1) / CHUNK);
   const int64_t d = theta.size(1);
   std::vector<double> partial(need_theta ? chunks * 3 * d : 0);

@@ -89,7 +89,7 @@ std::tuple<at::Tensor, at::Tensor> rope4d(const at::Tensor& q, const at::Tensor&
   const auto tables = check(q, k, cos, sin, coordinates, theta);
   check_pairs(theta);
   const auto q_in = dense_rows(q), k_in = dense_rows(k);
-  auto q_out = at::empty_like(q_in), k_out = at::empty_like(k_in);
+  auto q_out = output_like(q_in), k_out = output_like(k_in);
   rotate(q_in, k_in, q_out, k_out, tables, interleaved, match_eager);
   return {q_out, k_out};
 }
@@ -99,6 +99,7 @@ void rope4d_(at::Tensor& q, at::Tensor& k, const at::Tensor& cos, const at::Tens
   const c10::cuda::CUDAGuard guard(q.device());
   const auto tables = check(q, k, cos, sin, coordinates, theta);
   check_pairs(theta);
+  check_writable(q, k);
   const auto q_dense = dense_rows(q), k_dense = dense_rows(k);
   rotate(q_dense, k_dense, q_dense, k_dense, tables, interleaved, match_eager);
   if (!q_dense.is_same(q)) q.copy_(q_dense);
@@ -112,8 +113,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
   const c10::cuda::CUDAGuard guard(grad_q.device());
   const auto tables = check(grad_q, grad_k, cos, sin, coordinates, theta);
   check_pairs(theta);
+  check_outputs(grad_q, q_out);
+  check_outputs(grad_k, k_out);
   const auto gq = dense_rows(grad_q), gk = dense_rows(grad_k), yq = dense_rows(q_out), yk = dense_rows(k_out);
-  auto dq = at::empty_like(gq), dk = at::empty_like(gk);
+  auto dq = output_like(gq), dk = output_like(gk);
   const auto d = theta.size(1);
   auto parts = at::empty({0, 3, d}, theta.options());
   const auto stream = c10::cuda::getCurrentCUDAStream();

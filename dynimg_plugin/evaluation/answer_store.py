@@ -6,16 +6,13 @@ when only the judge has changed, and never keeps that a video could not be read.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dynimg_plugin import __version__
+from dynimg_plugin.evaluation.disk import append_line, digest, read_lines
 
-logger = logging.getLogger(__name__)
 Answer = tuple[str, int, int]  # text, input tokens, output tokens
 
 
@@ -35,12 +32,9 @@ class AnswerStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._answers: dict[str, Answer] = {}
         for path in sorted(self.path.parent.glob(f"answers_{name}_rank*.jsonl")):
-            self._read(path)
+            read_lines(path, self._take)
         if not self.path.exists():
-            self._write({"model": model})
-        elif not self.path.read_bytes().endswith(b"\n"):  # a line cut short by a kill
-            with self.path.open("a") as file:
-                file.write("\n")
+            append_line(self.path, {"model": model})
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -53,29 +47,12 @@ class AnswerStore:
         """Keep an answer; it survives the process once this returns."""
         key = digest(question)
         self._answers[key] = answer
-        self._write({"key": key, "answer": answer})
+        append_line(self.path, {"key": key, "answer": answer})
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _read(self, path: Path) -> None:
-        broken = 0
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                found = json.loads(line)
-                if "key" in found:
-                    text, given, made = found["answer"]
-                    self._answers[found["key"]] = (text, given, made)
-            except (ValueError, KeyError, TypeError):
-                broken += bool(line)
-        if broken:
-            logger.warning("%s: %d broken line(s) skipped; those questions will be asked again", path, broken)
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    def _take(self, line: dict[str, Any]) -> None:
+        if "key" in line:
+            text, given, made = line["answer"]
+            self._answers[line["key"]] = (text, given, made)
 
 
 def fingerprint(checkpoint: str | Path | None) -> Any:

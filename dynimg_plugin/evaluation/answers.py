@@ -15,8 +15,11 @@ DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
 
 def normalise(text: str) -> str:
     """Lower case, without punctuation and articles, numbers up to ten as digits: "The red circle." is "red circle"."""
-    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
-    return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
+    return " ".join(word for word in _words(text) if word not in ARTICLES)
+
+
+def _words(text: str) -> list[str]:
+    return [DIGITS.get(word, word) for word in re.sub(r"[^\w\s]", " ", text.lower()).split()]
 
 
 def exact_match(reply: str, answer: str) -> bool:
@@ -42,23 +45,30 @@ def read_letter(reply: str, options: Sequence[str]) -> str | None:
 
     Read are a letter alone ("B", "b", "(B)", "B."), a letter and a text ("B) left", "B: it goes left"), an option's own
     text, and each of these behind "answer is", "answer:", "option is" or "option:". "It is a dog" names no letter, and
-    neither does a reply that contradicts itself ("B) left" where left is C, "(A) or (B)").
+    neither does a reply that contradicts itself ("B) left" where left is C, "(A) or (B)"). A letter alone is the
+    option's letter even where options are letters themselves, as in MVBench's order of characters.
     """
     letters = LETTERS[: len(options)]
-    texts = {normalise(option): letter for letter, option in zip(letters, options, strict=True)}
-    if normalise(reply) in texts:
-        return texts[normalise(reply)]
+    plain = [_option_text(option) for option in options]
+    texts = {text: letter for letter, text in zip(letters, plain, strict=True) if text and plain.count(text) == 1}
     lead = r"^.*\b(?:answer|option)(?:(?: is)?:|(?: is)?(?=\s))\s*"
-    reply = re.sub(lead, "", reply, flags=re.IGNORECASE | re.DOTALL).strip("*_`'\" \n\t")
-    if normalise(reply) in texts:
-        return texts[normalise(reply)]
-    if alone := re.fullmatch(rf"\(?([{letters}])[).:]*", reply, flags=re.IGNORECASE):
+    said = re.sub(lead, "", reply, flags=re.IGNORECASE | re.DOTALL).strip("*_`'\" \n\t")
+    if alone := re.fullmatch(rf"\(?([{letters}])[).:]*", said, flags=re.IGNORECASE):
         return alone[1].upper()
-    marked = re.match(rf"\(([{letters}])\)|([{letters}])([).:\n]|(?= ))", reply)
+    for text in (_option_text(reply), _option_text(said)):
+        if text in texts:
+            return texts[text]
+    marked = re.match(rf"\(([{letters}])\)|([{letters}])([).:\n]|(?= ))", said)
     if marked is None:
         return None
-    letter, rest = marked[1] or marked[2], reply[marked.end() :]
-    if normalise(rest) in texts:
-        return letter if texts[normalise(rest)] == letter else None
+    letter, rest = marked[1] or marked[2], said[marked.end() :]
+    if _option_text(rest) in texts:
+        return letter if texts[_option_text(rest)] == letter else None
     blank = marked[3] == ""  # "A dog": an article, or at least no sure letter
     return None if blank or re.search(rf"\([{letters}]\)|\b[{letters}]\)", rest) else letter
+
+
+def _option_text(text: str) -> str:
+    """Like `normalise`, but of articles only a leading one goes: "a" is an option, and "B) a" is not "b"."""
+    words = _words(text)
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)

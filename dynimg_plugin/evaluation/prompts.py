@@ -22,7 +22,8 @@ class Prompt:
         system: a system turn; none when empty.
         prefix: how the model's own turn begins; it goes on from there.
         max_new_tokens: length of the answer at most.
-        capitalise: write the question as lmms-eval does: "what is he doing" becomes "What is he doing?".
+        capitalise: write the question as lmms-eval does ActivityNet's, which end in no mark: "what is he doing" becomes
+            "What is he doing?". MSVD's and TGIF's may end in one already, and get no second.
     """
 
     text: str
@@ -44,7 +45,7 @@ class Prompt:
         """The text of the user's turn."""
         question = row.questions[wording]
         if self.capitalise:
-            question = question.capitalize() + "?"
+            question = question.strip().removesuffix("?").rstrip().capitalize() + "?"
         lines = zip(LETTERS, row.options, strict=False)
         options = "".join(self.option.format(letter=letter, option=option) for letter, option in lines)
         return self.text.format(question=question, options=options)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from dynimg_plugin.evaluation.disk import write
+
 FORMAT_VERSION = 1
 RESULTS, RECORD = "_results.json", "_dynimg_record.json"
 
@@ -73,10 +75,7 @@ class RunRecord:
 
     def save(self, path: Path) -> Path:
         """Write as JSON; the file appears complete or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        return temporary.replace(path)
+        return write(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path) -> Self:

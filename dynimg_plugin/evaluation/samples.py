@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from dynimg_plugin.evaluation.judging.scores import mean
+
 UNREADABLE = "[the video could not be read]"  # an answer that tasks can tell from a wrong one
 KEY = "answered"  # the metric under which a sample is kept
 CATEGORY = "accuracy_"  # + the name of one of MVBench's tasks
+Marks = tuple[list[float], list[str], list[str]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def read_samples(path: Path) -> list[Sample]:
         ValueError: a line is no JSON or holds no sample; it names the line.
     """
     samples = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             samples.append(Sample.from_dict(json.loads(line)[KEY]))
         except (ValueError, KeyError, TypeError) as error:
@@ -68,26 +71,30 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def judge_free(samples: Iterable[Sample]) -> dict[str, float]:
-    """Means in percent of all metrics that need no judge.
+def judge_free(samples: Iterable[Sample]) -> dict[str, float | None]:
+    """Means in percent of all metrics that need no judge."""
+    return {metric: mean(marks, groups) for metric, (marks, _, groups) in marks_by_metric(samples).items()}
+
+
+def marks_by_metric(samples: Iterable[Sample]) -> dict[str, Marks]:
+    """Metric -> marks, and video and group of each, as `mean` and `bootstrap` take them.
 
     `answered` counts every question; the others only those whose video could be read. With categories,
-    `accuracy_micro` is the mean over questions and `accuracy_macro` the mean of the categories' means.
+    `accuracy_micro` is the mean over questions, and `accuracy_macro`, whose groups they are, the mean of their means.
     """
-    marks: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, Marks] = defaultdict(lambda: ([], [], []))
     for sample in samples:
-        marks[KEY].append(0.0 if sample.unreadable else 100.0)
-        for metric, mark in sample.marks.items():
-            marks[metric].append(mark)
-    scores = {metric: mean(values) for metric, values in marks.items()}
-    categories = [score for metric, score in scores.items() if is_category(metric)]
-    return scores | ({"accuracy_macro": mean(categories)} if categories else {})
+        rows = [(KEY, 0.0 if sample.unreadable else 100.0, "")]
+        rows += [(metric, mark, "") for metric, mark in sample.marks.items()]
+        rows += [("accuracy_macro", mark, metric) for metric, mark in sample.marks.items() if is_category(metric)]
+        for metric, mark, group in rows:
+            marks, videos, groups = found[metric]
+            marks.append(mark)
+            videos.append(sample.video)
+            groups.append(group)
+    return dict(found)
 
 
 def is_category(metric: str) -> bool:
     """Whether a metric is the accuracy of one of MVBench's tasks."""
     return metric.startswith(CATEGORY) and metric not in ("accuracy_micro", "accuracy_macro")
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from dynimg_plugin.evaluation.current import Evaluation
 from dynimg_plugin.evaluation.judging import ASPECT_METRICS, QA_METRICS, JudgeFailed, Summary, summarise
 from dynimg_plugin.evaluation.judging.saved import requests_of
-from dynimg_plugin.evaluation.samples import CATEGORY, KEY, Sample, mean
+from dynimg_plugin.evaluation.samples import CATEGORY, KEY, Sample, judge_free
 
 logger = logging.getLogger(__name__)
 Scoring = Literal["open", "aspects", "choice"]
@@ -45,17 +44,13 @@ class TaskScores:
     def aggregations(self) -> dict[str, Callable[[Sequence[Any]], float]]:
         """Metric -> from all samples' values to the number; judged ones first, as the papers report them."""
         judged = {name: partial(self._judged, name) for name in self.judged}
-        macro = dict.fromkeys(self.macro, mean_of_categories)
+        macro = dict.fromkeys(self.macro, macro_mean)
         return {**judged, **macro, **dict.fromkeys(self.plain, mean_score), KEY: self._answered}
 
     def values(self, sample: Sample) -> dict[str, Any]:
         """What one sample gives to each metric; None where it does not count. Without a judge, no judged metric."""
-        scores: dict[str, Any] = {}
-        if self.judging:
-            scores |= dict.fromkeys(self.judged, None if sample.unreadable else sample)
-        if self.macro:
-            micro = self._value(sample, "accuracy_micro")
-            scores |= dict.fromkeys(self.macro, micro and {**micro, "category": sample.category})
+        whole = [*(self.judged if self.judging else ()), *self.macro]  # lmms-eval's error of a plain mean is not theirs
+        scores: dict[str, Any] = dict.fromkeys(whole, None if sample.unreadable else sample)
         scores |= {name: self._value(sample, name) for name in self.plain}
         return {**scores, KEY: sample.to_dict()}
 
@@ -105,13 +100,10 @@ class TaskScores:
 def mean_score(values: Sequence[dict[str, Any] | None]) -> float:
     """The mean of the scores; nan where no sample counts, as in a limited run that does not reach a category."""
     scores = [value["score"] for value in values if value is not None]
-    return mean(scores) if scores else math.nan
+    return sum(scores) / len(scores) if scores else math.nan
 
 
-def mean_of_categories(values: Sequence[dict[str, Any] | None]) -> float:
-    """The mean of the categories' means, so that each counts alike."""
-    categories: dict[str, list[float]] = defaultdict(list)
-    for value in values:
-        if value is not None:
-            categories[value["category"]].append(value["score"])
-    return mean([mean(scores) for scores in categories.values()]) if categories else math.nan
+def macro_mean(samples: Sequence[Sample | None]) -> float:
+    """The mean of the categories' means, so that each counts alike; nan where no sample counts."""
+    macro = judge_free(sample for sample in samples if sample is not None).get("accuracy_macro")
+    return math.nan if macro is None else macro

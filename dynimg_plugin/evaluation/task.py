@@ -79,7 +79,7 @@ class VideoTask(ConfigurableMessagesTask):
         }
         missing = missing_videos(self.rows)
         if missing:
-            text = "%s: %d videos are missing, the first is %s; questions about them will not be scored"
+            text = "%s: videos missing: %d, the first is %s; questions about them will not be scored"
             logger.warning(text, name, len(missing), missing[0])
 
     def prompt(self, row: Row) -> Prompt:

@@ -23,14 +23,23 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 def task_configs(names: Iterable[str], folder: str | Path | None = None) -> dict[str, dict[str, Any] | None]:
     """Of every task named, groups spread out, its YAML with what it includes; None for tasks that are not ours."""
-    files = [_read(path) for path in sorted(Path(folder or tasks_path()).rglob("*.yaml"))]
-    known = {config.get("group") or config.get("task"): config for config in files}
+    known = _known(folder)
     found: dict[str, dict[str, Any] | None] = {}
     for name in names:
         config = known.get(name)
         members = config.get("task") if config else None
         found |= task_configs(members, folder) if isinstance(members, list) else {name: config}
     return found
+
+
+def task_names() -> list[str]:
+    """All tasks and groups of this package."""
+    return sorted(_known(None))
+
+
+def _known(folder: str | Path | None) -> dict[str, dict[str, Any]]:
+    files = [_read(path) for path in sorted(Path(folder or tasks_path()).rglob("*.yaml"))]
+    return {config.get("group") or config["task"]: config for config in files}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def rope4d(
 ) -> tuple[Tensor, Tensor]:
     """Rotate q and k by the base's angle plus the learnable one, t * theta_t + h * theta_h + w * theta_w.
 
-    Differentiable in q, k and theta. Kept for the backward pass are the two outputs, which attention keeps anyway, and
-    nothing else that grows with the sequence; theta's gradient is the same bits every time (our choice; the paper has
-    no kernel).
+    Differentiable in q, k and theta, once. Kept for the backward pass are the two outputs (attention keeps q's anyway,
+    and k's unless it repeats them for its heads) and the tables, which layers share; theta's gradient is the same bits
+    every time (our choice; the paper has no kernel).
 
     Args:
         q: (b, heads, s, D) in fp64, fp32, bf16 or fp16; any strides over b, heads and s.
@@ -52,9 +52,9 @@ def rope4d(
         RuntimeError: the implementation is missing, with the reason and what mends it; or shapes that do not agree.
     """
     name = _serving(q, cos, sin, coordinates, theta, implementation)
-    if name == "reference":
-        return reference.rope4d(q, k, cos, sin, coordinates, theta, interleaved, match_eager)
     tables = _tables(q, cos, sin, coordinates, theta)
+    if name == "reference":
+        return reference.rope4d(q, k, *tables, interleaved, match_eager)
     return getattr(torch.ops, NAMES[name]).rope4d(q, k, *tables, interleaved, match_eager)
 
 
@@ -74,23 +74,35 @@ def rope4d_(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, theta)):
         raise RuntimeError("rope4d_ overwrites its inputs and has no gradient; use rope4d, or torch.no_grad()")
     name = _serving(q, cos, sin, coordinates, theta, implementation)
-    if name == "reference":
-        rotated = reference.rope4d(q, k, cos, sin, coordinates, theta, interleaved, match_eager)
-        return q.copy_(rotated[0]), k.copy_(rotated[1])
     tables = _tables(q, cos, sin, coordinates, theta)
+    if name == "reference":
+        rotated = reference.rope4d(q, k, *tables, interleaved, match_eager)
+        return q.copy_(rotated[0]), k.copy_(rotated[1])
     getattr(torch.ops, NAMES[name]).rope4d_(q, k, *tables, interleaved, match_eager)
+    for x in (q, k):
+        if not x.is_inference():
+            torch.autograd.graph.increment_version(x)  # a graph that kept the old values must notice
     return q, k
 
 
 def _serving(q: Tensor, cos: Tensor, sin: Tensor, coordinates: Tensor, theta: Tensor, implementation: str) -> str:
-    """The kernels give no gradient to cos, sin and coordinates, and CUDA's take up to 256 pairs: then the reference."""
+    """What "auto" leaves to the reference, and a demanded kernel refuses: gradients and widths that it has not."""
     name = choose(implementation, q.device)
-    wants_more = torch.is_grad_enabled() and any(x.requires_grad for x in (cos, sin, coordinates))
-    too_wide = q.device.type == "cuda" and theta.shape[-1] > MAX_CUDA_PAIRS
-    return "reference" if wants_more or too_wide else name
+    limits = {
+        "it gives cos, sin and coordinates no gradient": torch.is_grad_enabled()
+        and any(x.requires_grad for x in (cos, sin, coordinates)),
+        f"on CUDA it takes up to {MAX_CUDA_PAIRS} pairs, here are {theta.shape[-1]}": name == "native"
+        and q.device.type == "cuda"
+        and theta.shape[-1] > MAX_CUDA_PAIRS,
+    }
+    beyond = [reason for reason, holds in limits.items() if holds]
+    if beyond and name == implementation != "reference":
+        raise RuntimeError(f"implementation={name!r} cannot do this: {'; '.join(beyond)}; use 'auto' or 'reference'")
+    return "reference" if beyond else name
 
 
-def _tables(q: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
+def _tables(q: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tables in the dtype in which the kernels compute."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return tuple(table.to(q.device, dtype) for table in tables)
+    cos, sin, coordinates, theta = (table.to(q.device, dtype) for table in tables)
+    return cos, sin, coordinates, theta

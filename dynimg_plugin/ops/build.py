@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import site
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -21,13 +22,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 REPORT = "_build.json"
 SOURCES = {"cpu": ["rope4d_cpu.cpp"], "cuda": ["rope4d_cpu.cpp", "rope4d_cuda.cu"]}
 WANTED = ("auto", "cuda", "cpu", "none")
-EXACT = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # at::parallel_for is header code that needs it
+EXACT = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", *OPENMP]
+FLAGS = {"cxx": EXACT if os.name == "posix" else ["/O2", "/fp:precise"], "nvcc": ["-O3", "--fmad=false"]}
 
 
 def digest() -> str:
-    """Of the sources; a binary of other sources is stale."""
+    """Of sources and flags; a binary of others is stale."""
     files = sorted(path for path in (PACKAGE / "csrc").iterdir() if path.suffix in (".h", ".cpp", ".cu"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    content = b"".join(path.read_bytes() for path in files) + repr(FLAGS).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def find_torch() -> Any:
@@ -59,13 +63,14 @@ def plan(wanted: str, report: dict[str, Any]) -> list[tuple[str, Callable[[], An
         return []
     try:
         torch = find_torch()
-        from torch.utils import cpp_extension
     except ImportError as error:
         if wanted != "auto":
             raise SystemExit(f"DYNIMG_BUILD={wanted} needs torch: {error}; install torch first") from error
-        report["why"].append("torch was not there when it was to be built")
+        report["why"].append("torch was not visible when it was to be built")
         report["without_torch"] = True
         return []
+    from torch.utils import cpp_extension
+
     report |= {"torch": torch.__version__, "sources": digest()}
     tries = []
     if wanted in ("auto", "cuda"):
@@ -91,24 +96,43 @@ def _missing_for_cuda(torch: Any, cpp_extension: Any) -> str:
 
 def _extension(cpp_extension: Any, name: str) -> Any:
     make = cpp_extension.CUDAExtension if name == "cuda" else cpp_extension.CppExtension
-    sources = [os.path.relpath(PACKAGE / "csrc" / source) for source in SOURCES[name]]
-    flags = {"cxx": EXACT if os.name == "posix" else ["/O2", "/fp:precise"], "nvcc": ["-O3", "--fmad=false"]}
-    return make("dynimg_plugin._C", sources, extra_compile_args=flags, py_limited_api=True)
+    inside = PACKAGE.parent == Path.cwd()  # setup.py: setuptools wants relative paths; elsewhere they would lead astray
+    folder = PACKAGE.relative_to(Path.cwd()) if inside else PACKAGE
+    sources = [str(folder / "csrc" / source) for source in SOURCES[name]]
+    options = {"extra_compile_args": FLAGS, "extra_link_args": OPENMP, "py_limited_api": True}
+    return make("dynimg_plugin._C", sources, **options)
+
+
+def new_report() -> dict[str, Any]:
+    return {"built": "none", "why": [], "without_torch": False, "torch": None, "arch": None, "sources": None}
 
 
 def setup_arguments(wanted: str) -> dict[str, Any]:
-    """`ext_modules` and `cmdclass` for setup(); empty when nothing can be built, and then the report is written."""
-    report: dict[str, Any] = {"built": "none", "why": [], "without_torch": False, "torch": None, "arch": None}
+    """`ext_modules` and `cmdclass` for setup(). The report is written by a build, not by setup.py's other commands."""
+    report = new_report()
     tries = plan(wanted, report)
     if not tries:
-        write_report(report, PACKAGE)
-        return {}
+        return {"cmdclass": {"build_py": _reporting(report)}}
     return {"ext_modules": [tries[-1][1]()], "cmdclass": {"build_ext": command(wanted, tries, report)}}
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    fresh = folder / f"{REPORT}.{os.getpid()}"
+    fresh.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    fresh.replace(folder / REPORT)
+
+
+def _reporting(report: dict[str, Any]) -> type:
+    """A build_py that says that nothing was compiled, and why."""
+    from setuptools.command.build_py import build_py
+
+    class Report(build_py):
+        def run(self) -> None:
+            write_report(report, PACKAGE)
+            super().run()
+
+    return Report
 
 
 def command(wanted: str, tries: list[tuple[str, Callable[[], Any]]], report: dict[str, Any]) -> type:
@@ -152,8 +176,14 @@ def build_in_place(wanted: str = "auto") -> dict[str, Any]:
     """Compile into the installed package, e.g. after torch was installed or upgraded; returns the report."""
     from setuptools import Distribution
 
-    arguments = setup_arguments(wanted)
-    if arguments:
+    if not os.access(PACKAGE, os.W_OK):
+        raise PermissionError(f"{PACKAGE} cannot be written to; run this as the user who installed the package")
+    report = new_report()
+    tries = plan(wanted, report)
+    if not tries:
+        write_report(report, PACKAGE)
+    else:
+        arguments = {"ext_modules": [tries[-1][1]()], "cmdclass": {"build_ext": command(wanted, tries, report)}}
         distribution = Distribution({"name": "dynimg_plugin", **arguments})
         build = distribution.get_command_obj("build_ext")
         with tempfile.TemporaryDirectory() as scratch:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from dynimg_plugin.ops import library, reference
 from dynimg_plugin.ops.native import MEND, load_native
@@ -45,24 +45,28 @@ def choose(implementation: str, device: torch.device | str) -> str:
     if implementation == "auto":
         return next((name for name in NAMES if not missing(name, kind)), "reference")
     if implementation != "reference" and (why := missing(implementation, kind)):
+        mend = f" `{MEND}` compiles it;" if implementation == "native" and kind in ("cpu", "cuda") else ""
         raise RuntimeError(
-            f"implementation={implementation!r} is not there for {kind} tensors: {why}. "
-            f"`{MEND}` compiles it; implementation='auto' takes what is there"
+            f"implementation={implementation!r} is not there for {kind} tensors: {why}."
+            f"{mend} implementation='auto' takes what is there"
         )
     return implementation
 
 
 def describe(implementation: str, device: torch.device | str) -> str:
     """One line for people: what runs, and why nothing faster."""
-    name, kind = choose(implementation, device), torch.device(device).type
+    kind = torch.device(device).type
+    if implementation in NAMES and (why := missing(implementation, kind)):
+        return f"{implementation}, which is missing for {kind}: {why}"
+    name = choose(implementation, device)
     if name != "reference":
         return {"native": f"native ({'CUDA' if kind == 'cuda' else 'C++'})", "triton": "Triton"}[name]
     if implementation == "reference":
         return "reference (PyTorch), as asked"
-    return f"reference (PyTorch); native: {missing('native', kind)}"
+    triton = f"; Triton: {missing('triton', kind)}" if kind == "cuda" else ""
+    return f"reference (PyTorch); native: {missing('native', kind)}{triton}"
 
 
-@cache
 def missing(name: str, kind: str) -> str:
     """Why an implementation cannot serve a device type; empty when it can."""
     return (_native_missing if name == "native" else _triton_missing)(kind)
@@ -74,7 +78,7 @@ def _native_missing(kind: str) -> str:
         warnings.warn(f"the compiled 4D RoPE operator is not used: {native.why}. Mend: {MEND}", stacklevel=2)
     if kind not in native.devices:
         return native.why or f"it serves {', '.join(sorted(native.devices)) or 'no device'}"
-    return _verified("native", kind)
+    return _unverified("native", kind)
 
 
 def _triton_missing(kind: str) -> str:
@@ -82,29 +86,45 @@ def _triton_missing(kind: str) -> str:
         return "Triton needs a CUDA device"
     if find_spec("triton") is None:
         return "triton is not installed"
-    return _verified("triton", kind)
+    return _unverified("triton", kind)
 
 
-def _verified(name: str, kind: str) -> str:
-    """Run a small case, forward and backward, against the reference on the device itself."""
+VERIFIED: dict[tuple[str, str], str] = {}  # "" or what was wrong; asked in every forward, so tried once per process
+
+
+def _unverified(name: str, kind: str) -> str:
+    """Run a small case, forward and backward, against the reference on the device itself, before the first use."""
     if kind == "cuda" and not torch.cuda.is_available():
         return "this torch sees no CUDA device"
+    if (name, kind) not in VERIFIED:
+        VERIFIED[name, kind] = _trial(name, kind)
+    return VERIFIED[name, kind]
+
+
+def _trial(name: str, kind: str) -> str:
     try:
-        if name == "triton":
-            import dynimg_plugin.ops.triton_kernels  # noqa: F401  (registers the operators)
-        with torch.inference_mode(False), torch.enable_grad():  # the first use may be inside generate()
-            results = [_small_case(f, kind) for f in (getattr(torch.ops, NAMES[name]).rope4d, reference.rope4d)]
+        worst = _worst_error(name, kind)
     except Exception as error:  # no C compiler for Triton, no kernel for this GPU, ...: describe() tells
         return f"its first run on this device failed: {type(error).__name__}: {str(error)[:200]}"
-    worst = max(((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
-    return "" if worst < 1e-4 else f"on this device it is off by {worst:.1e} from the reference; please report it"
+    if worst >= 1e-4:
+        return f"on this device it is off by {worst:.1e} from the reference; please report it"
+    return ""
+
+
+def _worst_error(name: str, kind: str) -> float:
+    if name == "triton":
+        import dynimg_plugin.ops.triton_kernels  # noqa: F401  (registers the operators)
+    # the first use may be inside generate(), torch.export or a meta-device context
+    with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+        results = [_small_case(f, kind) for f in (getattr(torch.ops, NAMES[name]).rope4d, reference.rope4d)]
+        return max(((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True))
 
 
 def _small_case(rope4d: Callable[..., tuple[Tensor, Tensor]], kind: str) -> list[Tensor]:
     """Outputs and gradients of a batch with text tokens and visual ones."""
-    generator = torch.Generator().manual_seed(0)
+    plain: Any = {"generator": torch.Generator().manual_seed(0), "device": "cpu", "dtype": torch.float32}
     shapes = ((2, 4, 9, 32), (2, 2, 9, 32), (1, 9, 16), (1, 9, 16), (2, 9, 3), (3, 16))
-    q, k, cos, sin, coordinates, theta = (torch.randn(shape, generator=generator).to(kind) for shape in shapes)
+    q, k, cos, sin, coordinates, theta = (torch.randn(shape, **plain).to(kind) for shape in shapes)
     coordinates[:, :4] = 0
     leaves = [x.requires_grad_() for x in (q, k, theta)]
     outputs = rope4d(q, k, cos, sin, coordinates, theta, False, False)

@@ -23,8 +23,9 @@ SCHEMAS = {
 
 
 def like(x: Tensor) -> Tensor:
-    """Shape and strides of an output: the operators read any strides but want dense rows."""
-    return torch.empty_like(x if x.stride(-1) == 1 else x.contiguous())
+    """Shape and strides of an output: the operators read any strides but write dense rows."""
+    out = torch.empty_like(x if x.stride(-1) == 1 else x.contiguous())
+    return out if out.stride(-1) == 1 else torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def define(namespace: str) -> None:
@@ -58,4 +59,8 @@ def define(namespace: str) -> None:
         )
         return dq, dk, None, None, None, dtheta if ctx.need_theta else None, None, None
 
+    def no_second(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError("rope4d has no second derivative; use implementation='reference'")
+
     torch.library.register_autograd(f"{namespace}::rope4d", backward, setup_context=save)
+    torch.library.register_autograd(f"{namespace}::rope4d_backward", no_second)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dynimg_plugin.ops.build import PACKAGE, REPORT, digest
+from dynimg_plugin.ops.build import PACKAGE, REPORT, digest, new_report
 
 MEND = "dynimg build-ext"
 
@@ -37,7 +37,10 @@ def load_native() -> Native:
     report = PACKAGE / REPORT
     if not report.exists():
         return Native(why="it was never built", without_torch=True)
-    built = json.loads(report.read_text("utf-8"))
+    try:
+        built = {**new_report(), **json.loads(report.read_text("utf-8"))}
+    except (json.JSONDecodeError, TypeError) as error:
+        return Native(why=f"{REPORT} cannot be read: {error}", stale=True)
     reasons = "; ".join(built["why"])
     if built["built"] == "none":
         return Native(why=reasons, without_torch=built["without_torch"])
@@ -50,7 +53,7 @@ def load_native() -> Native:
         return Native(why=f"{REPORT} tells of a binary that is not there", stale=True)
     try:
         torch.ops.load_library(str(binary))
-    except OSError as error:  # an undefined symbol, another glibc
+    except (OSError, RuntimeError) as error:  # an undefined symbol, another glibc, operators that are there already
         return Native(why=f"{binary.name} does not load: {error}", stale=True)
     devices = ("cpu", "cuda") if built["built"] == "cuda" else ("cpu",)
     return Native(frozenset(devices), reasons)

@@ -77,11 +77,11 @@ def _rotate(x, y, xs, ys, i, j, live, cos, sin, p, d, dim, HEADS: tl.constexpr, 
 
 
 @triton.jit
-def _forward(q, k, q_out, k_out, cos, sin, coordinates, theta, qs, ks, qos, kos, ts, cs, tokens, d, dim,
-             HEADS_Q: tl.constexpr, HEADS_K: tl.constexpr, TOKENS: tl.constexpr, BLOCK_P: tl.constexpr,
+def _forward(q, k, q_out, k_out, cos, sin, coordinates, theta, qs, ks, qos, kos, ts, cs, blocks,
+             tokens, d, dim, HEADS_Q: tl.constexpr, HEADS_K: tl.constexpr, TOKENS: tl.constexpr, BLOCK_P: tl.constexpr,
              BLOCK_H: tl.constexpr, BLOCK_REST: tl.constexpr, INTERLEAVED: tl.constexpr, EAGER: tl.constexpr,
              DOUBLE: tl.constexpr):  # fmt: skip
-    i, block = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
+    i, block = tl.program_id(0).to(tl.int64) // blocks, tl.program_id(0).to(tl.int64) % blocks
     p = tl.arange(0, BLOCK_P)
     for step in range(TOKENS):
         j = block * TOKENS + step
@@ -111,12 +111,12 @@ def _angle_gradient(g, y, gs, ys, i, j, live, p, d, like, HEADS: tl.constexpr, B
 
 @triton.jit
 def _backward(gq, gk, yq, yk, dq, dk, parts, cos, sin, coordinates, theta, gqs, gks, yqs, yks, dqs, dks, ts, cs,
-              tokens, d, dim, HEADS_Q: tl.constexpr, HEADS_K: tl.constexpr, TOKENS: tl.constexpr,
+              blocks, tokens, d, dim, HEADS_Q: tl.constexpr, HEADS_K: tl.constexpr, TOKENS: tl.constexpr,
               BLOCK_P: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_REST: tl.constexpr, INTERLEAVED: tl.constexpr,
               THETA: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
-    i, block = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
+    i, block = tl.program_id(0).to(tl.int64) // blocks, tl.program_id(0).to(tl.int64) % blocks
     p = tl.arange(0, BLOCK_P)
-    part = parts + (i * tl.num_programs(0) + block) * 3 * d + p
+    part = parts + (i * blocks + block) * 3 * d + p
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sum_t, sum_h, sum_w = tl.zeros((BLOCK_P,), kind), tl.zeros((BLOCK_P,), kind), tl.zeros((BLOCK_P,), kind)
     for step in range(TOKENS):
@@ -148,22 +148,19 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 
 def _launch(kernel: Any, q: Tensor, theta: Tensor, *arguments: Any, **options: Any) -> None:
     batch, heads, tokens, dim = q.shape
-    if q.numel() == 0:
+    if batch * tokens == 0:
         return
-    d = theta.shape[1]
-    kernel[triton.cdiv(tokens, TOKENS), batch](
-        *arguments,
-        tokens,
-        d,
-        dim,
-        TOKENS=TOKENS,
-        BLOCK_P=triton.next_power_of_2(d),
-        BLOCK_H=min(triton.next_power_of_2(heads), max(1, 2048 // triton.next_power_of_2(d))),
-        BLOCK_REST=triton.next_power_of_2(dim - 2 * d) if dim > 2 * d else 0,
-        DOUBLE=q.dtype == torch.float64,
-        enable_fp_fusion=False,  # a * c - b * s rounds its products as eager kernels do
-        **options,
-    )
+    d, blocks = theta.shape[1], triton.cdiv(tokens, TOKENS)
+    sizes = {
+        "TOKENS": TOKENS,
+        "BLOCK_P": triton.next_power_of_2(d),
+        "BLOCK_H": min(triton.next_power_of_2(heads), max(1, 2048 // triton.next_power_of_2(d))),
+        "BLOCK_REST": triton.next_power_of_2(dim - 2 * d) if dim > 2 * d else 0,
+        "DOUBLE": q.dtype == torch.float64,
+        "enable_fp_fusion": False,  # a * c - b * s rounds its products as eager kernels do
+    }
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        kernel[(blocks * batch,)](*arguments, blocks, tokens, d, dim, **sizes, **options)
 
 
 def _expanded(q: Tensor, cos: Tensor, sin: Tensor, coordinates: Tensor, theta: Tensor) -> tuple[Tensor, ...]:

@@ -71,7 +71,7 @@ def check_travel(theta_lr: float, steps: int) -> str | None:
         return None
     return (
         f"theta can travel about {travel:.2g} at most (theta_lr {theta_lr:g} x {steps} steps x 0.5); below 2 it showed "
-        f"little effect in our miniature study. Raise theta_lr (to {10 / max(steps, 1) / 0.5:.1g}) or train longer"
+        f"little effect in our miniature study. Train longer or raise theta_lr (rate x steps x 0.5 near 10 did well)"
     )
 
 

@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> TrainResult:
     model, processor = build_model(config, arguments)
     dataset = _dataset(config.data, config, processor, arguments.seed)
     _fit_to_kinds(arguments, dataset.kinds)
-    unseen = _dataset(config.eval_data, config, processor, None) if config.eval_data else None
+    unseen = _dataset(config.eval_data, config, processor, None, "broken_eval_rows.jsonl") if config.eval_data else None
     trainer = _trainer(config, arguments, model, processor, dataset, unseen)
     if trainer.is_fsdp_enabled and arguments.world_size > 1 and "text" in dataset.kinds and len(dataset.kinds) > 1:
         raise ValueError(
@@ -117,15 +117,17 @@ def build_model(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any,
     return model.train(), processor
 
 
-def _dataset(sources: Any, config: TrainConfig, processor: DynImgProcessor, seed: int | None) -> DynImgDataset:
+def _dataset(
+    sources: Any, config: TrainConfig, processor: DynImgProcessor, seed: int | None, quarantine: str = QUARANTINE
+) -> DynImgDataset:
     return DynImgDataset(
         sources,
         processor,
         root=config.data_root,
         seed=seed if config.random_prompts else None,
         max_broken=config.max_broken,
-        quarantine=Path(config.output) / QUARANTINE,
         keep_composed=config.keep_composed,
+        quarantine=Path(config.output) / quarantine,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import upload_folder
 from safetensors import safe_open
 from transformers import Trainer
 
@@ -37,12 +38,16 @@ def check_adapter(model: Any, folder: Path) -> None:
 
 def save_result(trainer: Trainer, processor: DynImgProcessor, config: TrainConfig, folder: Path) -> None:
     """Write weights, processor, dynimg_config.json and README.md; under several processes all must call it."""
-    trainer.save_model(str(folder))
+    trainer.save_model(str(folder), _internal_call=True)  # does not push yet
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the checkpoints keep it
         check_adapter(trainer.model, folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(trainer, config, folder.name), "utf-8")
+        if trainer.args.push_to_hub:
+            upload_folder(
+                repo_id=str(trainer.hub_model_id), folder_path=folder, ignore_patterns=["checkpoint-*", "*.jsonl"]
+            )
 
 
 def model_card(trainer: Trainer, config: TrainConfig, name: str) -> str:

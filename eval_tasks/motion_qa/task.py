@@ -6,7 +6,6 @@ errors, plain and clustered by clip; it is None where the row does not count for
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,9 +74,3 @@ def _values(doc: dict[str, Any], reply: str, right: bool, readable: bool) -> dic
     counted = {"accuracy", part, f"accuracy_{doc['category']}"}
     readability = {"score": 100.0 * readable, "clip": doc["clip"]}
     return {**{name: value if name in counted else None for name in METRICS}, "readable": readability}
-
-
-def mean_score(values: Sequence[Value]) -> float:
-    """The mean of the scores in percent; nan where no row counts (a limited run may not reach every category)."""
-    scores = [value["score"] for value in values if value is not None]
-    return sum(scores) / len(scores) if scores else math.nan

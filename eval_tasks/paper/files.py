@@ -60,7 +60,11 @@ def read_list(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
     """
     text = path.read_text("utf-8")
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
+        rows = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
+        )
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error})") from error
     for number, row in enumerate(rows):

@@ -6,10 +6,10 @@ long answers on five aspects with a score of 0 to 5. The wording is ours.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from dynimg_plugin.evaluation.disk import digest
 
 ASPECTS = ("correctness", "detail", "context", "temporal", "consistency")
 PROTOCOLS = ("qa", *ASPECTS)
@@ -107,9 +107,4 @@ def messages(request: JudgeRequest) -> Messages:
 def prompt_hash(protocol: str) -> str:
     """Twelve hex digits that change whenever the wording of a protocol does."""
     other = {"question2": "<q2>", "prediction2": "<p2>"} if protocol == "consistency" else {}
-    return fingerprint(messages(JudgeRequest(protocol, "<q>", "<a>", "<p>", **other)))[:12]
-
-
-def fingerprint(content: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
+    return digest(messages(JudgeRequest(protocol, "<q>", "<a>", "<p>", **other)))[:12]

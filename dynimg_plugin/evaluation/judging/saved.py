@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from dynimg_plugin.evaluation.disk import write
 from dynimg_plugin.evaluation.judging.cache import file_name
 from dynimg_plugin.evaluation.judging.judge import Judge
 from dynimg_plugin.evaluation.judging.protocols import JudgeRequest
@@ -123,10 +124,3 @@ def find_judgements(folder: Path, samples: Sequence[str]) -> list[Judgement]:
 
 def _line(request: JudgeRequest, verdict: Verdict) -> str:
     return json.dumps({**request.to_dict(), **asdict(verdict)}, ensure_ascii=False)
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a text file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n", "utf-8")
-    return temporary.replace(path)

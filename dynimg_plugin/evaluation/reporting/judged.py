@@ -17,7 +17,7 @@ def judged_lines(path: Path, judgement: Judgement | None, asked: int) -> list[st
     judged = {name: number(name, value, summary.intervals[name]) for name, value in summary.metrics.items()}
     failed = {"judge_failed": f"{summary.failed} of {summary.total} ({summary.failed_share:.1%})"}
     free = {name: f"{number(name, value)} (no judge)" for name, value in judge_free(read_samples(path)).items()}
-    lines = [f"{judgement.task}, judged by {judge['model']} ({judge['date']}), {asked} requests sent"]
+    lines = [f"{judgement.task}, judged by {judge['model']} ({judge['date']}), requests sent: {asked}"]
     lines += [f"  {name:<14} {text}" for name, text in {**judged, **failed, **free}.items()]
     lines += [f"  {count} x {reason}" for reason, count in list(summary.reasons.items())[:5]]
     return [*lines, f"  every verdict -> {beside(path, judge['model'], VERDICTS)}"]

@@ -91,7 +91,7 @@ def _questions(result: TaskResult) -> str:
 
 def _unreadable(result: TaskResult) -> str:
     videos = len(result.record.unreadable)
-    return f"{videos} ({result.record.unanswered} questions)" if videos else ""
+    return f"{videos} (questions: {result.record.unanswered})" if videos else ""
 
 
 FACTS: dict[str, Callable[[TaskResult], str]] = {
@@ -109,11 +109,10 @@ def _notes(names: dict[str, Run]) -> Iterable[str]:
     judges = {name: run.judge for name, run in names.items() if run.judge is not None}
     if len({(signature(judge), str(judge.get("served_by"))) for judge in judges.values()}) > 1:
         yield f"{', '.join(judges)} were not all judged by the same judge: their judged figures do not compare."
-    results = {f"{name}, {task}": result for name, run in names.items() for task, result in run.tasks.items()}
-    for place, result in results.items():
-        if _void(result):
-            yield f"(!) {place}: {result.judge_failed:.1%} of the judge's requests have no verdict; judge again."
-    if any("(part)" in _questions(result) for result in results.values()):
+    for name, run in names.items():
+        if void := [f"{task} {result.judge_failed:.1%}" for task, result in run.tasks.items() if _void(result)]:
+            yield f"(!) {name}: requests to the judge without a verdict: {', '.join(void)}; judge again."
+    if any("(part)" in _questions(result) for run in names.values() for result in run.tasks.values()):
         yield "(part): not all questions of the split were asked."
     shown = {(task, metric) for run in names.values() for task, one in run.tasks.items() for metric in one.scores}
     yield versions_note(list(names.values()))

@@ -12,7 +12,7 @@ from typing import Any
 from dynimg_plugin.evaluation.judging.saved import find_judgements
 from dynimg_plugin.evaluation.judging.scores import ASPECT_METRICS, QA_METRICS, Interval, bootstrap
 from dynimg_plugin.evaluation.record import RECORD, RunRecord, TaskRecord, find_records
-from dynimg_plugin.evaluation.samples import Sample, is_category, read_samples
+from dynimg_plugin.evaluation.samples import KEY, Sample, marks_by_metric, read_samples
 
 JUDGED = {*QA_METRICS, *ASPECT_METRICS}
 
@@ -120,15 +120,6 @@ def signature(judge: dict[str, Any] | None) -> str | None:
 
 
 def intervals(samples: Sequence[Sample]) -> dict[str, Interval]:
-    """95 % intervals of the metrics that need no judge, clustered by video."""
-    rows: dict[str, list[tuple[float, str, str]]] = defaultdict(list)
-    for sample in samples:
-        for metric, mark in sample.marks.items():
-            rows[metric].append((mark, sample.video, ""))
-            if is_category(metric):
-                rows["accuracy_macro"].append((mark, sample.video, metric))
-    found = {}
-    for metric, metric_rows in rows.items():
-        values, videos, groups = zip(*metric_rows, strict=True)
-        found[metric] = bootstrap(values, videos, groups)
-    return found
+    """95 % intervals of the metrics that need no judge, clustered by video; `answered` is a count and has none."""
+    found = marks_by_metric(samples)
+    return {metric: bootstrap(*columns) for metric, columns in found.items() if metric != KEY}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dynimg_plugin.config import DynImgConfig
-from dynimg_plugin.evaluation.judging.protocols import fingerprint
+from dynimg_plugin.evaluation.disk import digest
 from dynimg_plugin.evaluation.reporting.runs import Run
 
 
@@ -45,7 +45,7 @@ def _setup(run: Run) -> dict[str, str]:
         "DynImg options": " ".join(f"{name}={value}" for name, value in changed.items()) or "the defaults",
         "judge": judge and judge["model"],
         "judge, by its own name": judge and ", ".join(judge.get("served_by", [])),
-        "judge's prompts": judge and fingerprint(judge.get("prompts"))[:12],
+        "judge's prompts": judge and digest(judge.get("prompts"))[:12],
         "judged": judge and judge["date"],
         "tokens per video": _short(measured.get("tokens_per_video")),
         "I-frames used": _short(measured.get("iframe_share"), ".0%"),
