@@ -30,7 +30,7 @@ def figures(models):
 def test_every_arm_loads_with_its_own_config(models):
     configs = {arm: processor.config for arm, (_, processor) in models.items()}
     assert [(c.fusion, c.rope_4d) for c in configs.values()] == [("none", False), ("canvas", False), ("canvas", True)]
-    assert {c.tokens_per_video for c in configs.values()} == {64}
+    assert {c.tokens_per_video for c in configs.values()} == {256}
     norms = describe_dynimg(models["dynimg_4d_rope"][0]).theta_norms
     assert set(norms) == {"t", "h", "w"}
     assert min(norms.values()) > 0.01

@@ -1,4 +1,4 @@
-"""The untrained model: a SigLIP tower of 8 x 8 patches, a Qwen2 of three layers, a tokenizer that knows motion_qa."""
+"""The untrained model: a SigLIP tower of 16 x 16 patches, a Qwen2 of three layers, a tokenizer that knows motion_qa."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, DIRECTIONS, SHAPE
 from dynimg_plugin.families import family_module
 
 ANSWER = "<|answer|>"
-# DynImgs of 128 x 128 pixels: key 4 x 8 patches -> 2 x 4 cells, each of two prompts 4 x 4 patches -> 2 x 2 cells.
-DYNIMG = DynImgConfig(num_prompts=2, pooled_size=4)
+ONE_WORD = "\nAnswer with a single word."
+SIMPLE = {  # questions beside motion_qa's own; each names a colour
+    "shape": f"What shape is the {{}} object?{ONE_WORD}",
+    "presence": f"Is there a {{}} object?{ONE_WORD}",
+    "direction": f"In which direction does the {{}} object move?{ONE_WORD}",
+}
+# DynImgs of 128 x 128 pixels: key 12 x 16 patches -> 6 x 8 cells, each of four prompts 4 x 4 patches -> 2 x 2 cells.
+DYNIMG = DynImgConfig(pooled_size=8)
 ARMS = {
     "key_frames": DYNIMG.with_options({"fusion": "none", "rope_4d": False}),
     "dynimg": DYNIMG.with_options({"rope_4d": False}),
@@ -28,8 +34,8 @@ ARMS = {
 class Kit(tiny.Kit):
     """The parts of one LLaVA-OneVision, for the family's own tiny() to put together."""
 
-    PATCH_SIZE = 16
-    SIGLIP_SIZE = 8 * PATCH_SIZE
+    PATCH_SIZE = 8
+    SIGLIP_SIZE = 16 * PATCH_SIZE
     CHAT_TEMPLATE = (  # short, for every token costs training time
         "{% for message in messages %}{{ '<|im_start|>' if message['role'] == 'user' else '<|answer|>' }}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"
@@ -47,9 +53,12 @@ class Kit(tiny.Kit):
         start = {"initializer_range": 0.125, "tie_word_embeddings": True, "max_position_embeddings": 2048}
         return {**super().text(model_type), **shape, **start}
 
-    def siglip_tower(self) -> dict[str, Any]:
+    def siglip_tower(self, side: int = SIGLIP_SIZE) -> dict[str, Any]:
         shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-        return {**super().siglip_tower(), **shape}
+        return {**super().siglip_tower(side), **shape}
+
+    def siglip_sizes(self, side: int = SIGLIP_SIZE) -> dict[str, Any]:
+        return super().siglip_sizes(side)
 
 
 def words() -> list[str]:
@@ -62,7 +71,8 @@ def phrases() -> list[str]:
     named = re.compile("|".join((*COLOURS, *SHAPES)))
     asked = {(row["category"], open_prompt(row)) for row in rows("train", 200)}
     varied = ("direction_fast", "count", "existence")  # these name an object, the others are the same for every clip
-    return sorted({part for kind, text in asked for part in (named.split(text) if kind in varied else [text])} - {" "})
+    own = {part for kind, text in asked for part in (named.split(text) if kind in varied else [text])} - {" "}
+    return sorted(own | {part for text in SIMPLE.values() for part in text.split("{}")})
 
 
 def phrase_tokenizer() -> PreTrainedTokenizerFast:
@@ -93,10 +103,19 @@ def build_base(seed: int) -> tuple[Any, Any]:
     config.tie_word_embeddings = True
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config)
+    _widen(model)
     match_at_first(model)
     end, pad = kit.tokenizer.eos_token_id, kit.tokenizer.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=False)
     return model, processor
+
+
+def _widen(model: Any) -> None:
+    """Tower and projector start at about 1 / sqrt(width): from 0.02 so narrow a tower learns no shapes."""
+    for part in (model.model.vision_tower, model.model.multi_modal_projector):
+        for name, weight in part.named_parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, 0.0, 0.1 if "patch_embedding" in name else 0.125)
 
 
 def match_at_first(model: Any) -> None:

@@ -7,6 +7,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from base import SIMPLE
 
 from dynimg_plugin.eval_tasks.motion_qa.dataset import rows
 from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
@@ -14,9 +15,7 @@ from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, FPS, Scene, draw_
 from dynimg_plugin.video.write import write_video
 
 ROLES = ("user", "assistant")
-SIMPLE = 2  # simple questions of either kind per clip
-SHAPE_OF = "What shape is the {} object?\nAnswer with a single word."
-IS_THERE = "Is there a {} object?\nAnswer with a single word."
+ASKED = 2  # shapes and presences per clip
 FAST = {"preset": "ultrafast"}  # a third of the time; thousands of clips are drawn
 
 
@@ -36,17 +35,20 @@ def _draw(seed: int, path: Path) -> None:
     write_video(path, draw_frames(make_scene(seed)), fps=FPS, gop=250, options=FAST)
 
 
-def simple_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` each of two kinds of questions that name a colour, so that looking one up is learned early."""
+def simple_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions that name a colour: shapes, presences, and the direction of whatever moves."""
     shapes = {track.colour: track.shape for track in scene.tracks}
     shown, absent = list(shapes), [colour for colour in COLOURS if colour not in shapes]
-    about = [shown[i] for i in rng.permutation(len(shown))[:count]]
-    asked = [(SHAPE_OF.format(colour), shapes[colour]) for colour in about]
-    for _ in range(count):
+    about = [shown[i] for i in rng.permutation(len(shown))[:ASKED]]
+    asked = [(SIMPLE["shape"].format(colour), shapes[colour]) for colour in about]
+    for _ in range(ASKED):
         among = absent if absent and rng.integers(2) else shown
         colour = among[rng.integers(len(among))]
-        asked.append((IS_THERE.format(colour), "yes" if colour in shapes else "no"))
-    return asked
+        asked.append((SIMPLE["presence"].format(colour), "yes" if colour in shapes else "no"))
+    moving = [(scene.slow, scene.slow_direction)] + [
+        (fast, scene.fast_direction) for fast in scene.events.get("fast", ())
+    ]
+    return asked + [(SIMPLE["direction"].format(track.colour), direction) for track, direction in moving]
 
 
 def write_conversations(path: Path, count: int, *, seed: int) -> Path:
@@ -55,7 +57,7 @@ def write_conversations(path: Path, count: int, *, seed: int) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for clip in range(count):
             own = [(open_prompt(row), row["answer"]) for row in asked[5 * clip : 5 * clip + 5]]
-            own += simple_questions(make_scene(clip), rng, SIMPLE)
+            own += simple_questions(make_scene(clip), rng)
             turns = [turn for i in rng.permutation(len(own)) for turn in zip(ROLES, own[i], strict=True)]
             messages = [{"role": role, "content": text} for role, text in turns]
             video = clip_file(Path(), clip).name
