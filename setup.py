@@ -36,7 +36,7 @@ setup(
     package_dir=MAPPED,
     package_data={
         "dynimg_plugin.eval_tasks": ["**/*.yaml", "**/*.jsonl", "**/_*_yaml"],
-        "dynimg_plugin": ["py.typed", "_build.json", "csrc/*"],
+        "dynimg_plugin": ["py.typed", "_build.json", "csrc/*", "checkpoints/**/*"],
     },
     install_requires=[
         "accelerate>=1.0",

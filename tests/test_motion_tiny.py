@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dynimg_plugin.demo import ARMS, MOTION_TINY, answer, arm_accuracies, table
 from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
@@ -62,6 +63,24 @@ def test_the_held_out_figures_are_within_their_bounds(figures):
 def test_it_answers_about_a_real_file(models, tmp_path):
     row = next(row for row in rows("held_out", 1) if row["category"] == "direction_slow")
     assert answer(*models["dynimg"], clip_path(row, tmp_path), open_prompt(row)) == row["answer"]
+
+
+def test_the_script_that_made_it_gives_the_same_weights_twice(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "motion_tiny")
+    import make
+    from clips import draw_clips, write_conversations
+
+    clips = draw_clips(tmp_path / "clips", 4, workers=1)
+    data = write_conversations(tmp_path / "clips" / "train.jsonl", 4, seed=0)
+    bases = [make.make_base(tmp_path / name, clips, steps=(3, 2, 2), seed=0) for name in ("one", "two")]
+    assert bases[0].joinpath("model.safetensors").read_bytes() == bases[1].joinpath("model.safetensors").read_bytes()
+    short = ["max_steps=2", "per_device_train_batch_size=2"]
+    arm = make.make_arm("dynimg_4d_rope", bases[0], data, tmp_path / "arm", seed=0, changes=short)
+    model, processor = load(arm)
+    assert processor.config == load(MOTION_TINY / "dynimg_4d_rope")[1].config
+    before = load(bases[0])[0].model.vision_tower.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in model.model.vision_tower.state_dict().items())
+    assert max(describe_dynimg(model).theta_norms.values()) > 0
 
 
 def test_the_table_has_a_column_per_arm_and_tells_what_was_not_asked():

@@ -21,6 +21,7 @@ SIMPLE = {  # questions beside motion_qa's own; each names a colour
     "shape": f"What shape is the {{}} object?{ONE_WORD}",
     "presence": f"Is there a {{}} object?{ONE_WORD}",
     "direction": f"In which direction does the {{}} object move?{ONE_WORD}",
+    "motion": f"Does the {{}} object move?{ONE_WORD}",
 }
 # DynImgs of 128 x 128 pixels: key 12 x 16 patches -> 6 x 8 cells, each of four prompts 4 x 4 patches -> 2 x 2 cells.
 DYNIMG = DynImgConfig(pooled_size=8)

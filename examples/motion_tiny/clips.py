@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from base import SIMPLE
 
-from dynimg_plugin.eval_tasks.motion_qa.dataset import rows
-from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
+from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt, questions
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, FPS, Scene, draw_frames, make_scene
 from dynimg_plugin.video.write import write_video
 
@@ -36,7 +35,7 @@ def _draw(seed: int, path: Path) -> None:
 
 
 def simple_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions that name a colour: shapes, presences, and the direction of whatever moves."""
+    """Questions that name a colour: shapes, presences, which object stays, and where the others go."""
     shapes = {track.colour: track.shape for track in scene.tracks}
     shown, absent = list(shapes), [colour for colour in COLOURS if colour not in shapes]
     about = [shown[i] for i in rng.permutation(len(shown))[:ASKED]]
@@ -46,19 +45,27 @@ def simple_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, 
         colour = among[rng.integers(len(among))]
         asked.append((SIMPLE["presence"].format(colour), "yes" if colour in shapes else "no"))
     moving = [(scene.slow, scene.slow_direction)] + [
-        (fast, scene.fast_direction) for fast in scene.events.get("fast", ())
+        (track, scene.fast_direction) for track in scene.events.get("fast", ())
     ]
-    return asked + [(SIMPLE["direction"].format(track.colour), direction) for track, direction in moving]
+    asked += [(SIMPLE["direction"].format(track.colour), direction) for track, direction in moving]
+    return asked + [
+        (SIMPLE["motion"].format(t.colour), word) for t, word in ((scene.slow, "yes"), (scene.static, "no"))
+    ]
+
+
+def conversation(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(question, answer): motion_qa's own five about a clip and simple ones, in random order."""
+    own = [(open_prompt({"question": q.question, "category": q.category}), q.answer) for q in questions(scene)]
+    asked = own + simple_questions(scene, rng)
+    return [asked[i] for i in rng.permutation(len(asked))]
 
 
 def write_conversations(path: Path, count: int, *, seed: int) -> Path:
-    """`messages` rows for `dynimg train`, one per clip: its five questions and simple ones, in random order."""
-    rng, asked = np.random.default_rng(seed), rows("train", count)
+    """`messages` rows for `dynimg train`, one per clip."""
+    rng = np.random.default_rng(seed)
     with path.open("w", encoding="utf-8") as file:
         for clip in range(count):
-            own = [(open_prompt(row), row["answer"]) for row in asked[5 * clip : 5 * clip + 5]]
-            own += simple_questions(make_scene(clip), rng)
-            turns = [turn for i in rng.permutation(len(own)) for turn in zip(ROLES, own[i], strict=True)]
+            turns = [turn for asked in conversation(make_scene(clip), rng) for turn in zip(ROLES, asked, strict=True)]
             messages = [{"role": role, "content": text} for role, text in turns]
             video = clip_file(Path(), clip).name
             file.write(json.dumps({"id": video, "video": video, "messages": messages}) + "\n")

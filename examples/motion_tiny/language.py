@@ -1,4 +1,4 @@
-"""Stage 2: the language model learns to look things up in single pictures, before it reads four of them in a row.
+"""Stages 2 and 3: the language model learns to look things up, first in single pictures, then in whole clips.
 
 Short sequences make the first steps cheap, and what is asked can be found in the one picture that is there. From
 random weights and whole clips, no direction between key frames was learned within 1,500 steps.
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from base import ANSWER, SIMPLE
+from clips import conversation
 from pictures import Pictures
 from steps import Descent
 from torch import Tensor
@@ -21,11 +22,12 @@ from tower import visual_tokens
 
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, SEGMENT, Scene
 
-BATCH = 48  # pictures
+PICTURES, CLIPS = 48, 16  # in a batch
 ASKED = 2  # shapes and presences per picture
+Asked = list[tuple[str, str]]  # questions and answers
 
 
-def questions(scene: Scene, frames: Sequence[int], rng: np.random.Generator) -> list[tuple[str, str]]:
+def questions(scene: Scene, frames: Sequence[int], rng: np.random.Generator) -> Asked:
     """(question, answer) about what one picture's frames show, in random order."""
     shapes = {
         track.colour: track.shape for track in scene.tracks if any(track.at(frame) is not None for frame in frames)
@@ -58,20 +60,35 @@ def all_tokens(model: Any, pictures: Pictures) -> Tensor:
     return torch.cat([visual_tokens(model, pictures.values(part), pictures.layout)[1].half() for part in parts])
 
 
-def rushing(pictures: Pictures) -> np.ndarray:
-    """The numbers of the pictures whose prompts show an object that rushes through."""
-    return np.array([i for i, of in enumerate(zip(pictures.scenes, pictures.frames, strict=True)) if _rushes(*of)], int)
-
-
 def _rushes(scene: Scene, frames: Sequence[int]) -> bool:
     fast = scene.events.get("fast")
     return len(frames) > 1 and fast is not None and fast[0].spans[0].first // SEGMENT == frames[0] // SEGMENT
 
 
-def choose(pictures: Pictures, often: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """BATCH numbers of pictures, about every other one out of `often`."""
-    chosen = rng.integers(len(pictures.scenes), size=BATCH)
-    return np.where(rng.integers(2, size=BATCH), rng.choice(often, BATCH), chosen) if len(often) else chosen
+class PictureLesson:
+    """Questions about single pictures; about every other one shows an object that rushes through, if any does."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+        rushes = map(_rushes, pictures.scenes, pictures.frames)
+        self.often = np.flatnonzero(np.fromiter(rushes, bool, len(pictures.scenes)))
+
+    def __call__(self, rng: np.random.Generator) -> tuple[np.ndarray, list[Asked]]:
+        chosen = rng.integers(len(self.pictures.scenes), size=PICTURES)
+        if len(self.often):
+            chosen = np.where(rng.integers(2, size=PICTURES), rng.choice(self.often, PICTURES), chosen)
+        return chosen[:, None], [questions(self.pictures.scenes[i], self.pictures.frames[i], rng) for i in chosen]
+
+
+class ClipLesson:
+    """Questions about whole clips, whose pictures lie one after the other."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures, self.each = pictures, pictures.processor.config.num_images
+
+    def __call__(self, rng: np.random.Generator) -> tuple[np.ndarray, list[Asked]]:
+        first = rng.integers(len(self.pictures.scenes) // self.each, size=CLIPS) * self.each
+        return first[:, None] + np.arange(self.each), [conversation(self.pictures.scenes[i], rng) for i in first]
 
 
 class Conversations:
@@ -83,7 +100,7 @@ class Conversations:
             tokenizer(text).input_ids for text in ("<|im_start|>", ANSWER, "<|im_end|>")
         )
 
-    def loss(self, tokens: Tensor, asked: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
+    def loss(self, tokens: Tensor, asked: Sequence[Asked]) -> Tensor:
         """Cross-entropy of the answers and what ends them, given visual tokens (n, cells, .) and n conversations."""
         rows = [self.row(conversation) for conversation in asked]
         ids = pad_sequence([row[0] for row in rows], batch_first=True)
@@ -94,7 +111,7 @@ class Conversations:
         answers = wanted != -100
         return F.cross_entropy(self.model.lm_head(hidden[:, n:-1][answers]), wanted[answers])
 
-    def row(self, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    def row(self, asked: Asked) -> tuple[Tensor, Tensor]:
         """(input ids, labels) of a conversation after its picture; labels stand on answers alone."""
         ids: list[int] = []
         labels: list[int] = []
@@ -105,20 +122,20 @@ class Conversations:
         return torch.tensor(ids), torch.tensor(labels)
 
 
-def teach_language(model: Any, kinds: Sequence[Pictures], *, steps: int, seed: int, lr: float = 3e-3) -> list[float]:
-    """Train the language model in place, tower and projector frozen, the kinds of pictures in turns.
+class Language:
+    """Trains the language model in place, tower and projector frozen, the kinds of pictures in turns."""
 
-    Returns:
-        the loss of every step.
-    """
-    language, rng = model.model.language_model, np.random.default_rng(seed)
-    conversations = Conversations(model, kinds[0].processor.tokenizer)
-    descent = Descent(language.parameters(), lr, steps, weight_decay=0.01, beta2=0.99)
-    seen = {id(kind): (all_tokens(model, kind), rushing(kind)) for kind in kinds}
-    for step in range(steps):
-        kind = kinds[step % len(kinds)]
-        tokens, often = seen[id(kind)]
-        chosen = choose(kind, often, rng)
-        asked = [questions(kind.scenes[i], kind.frames[i], rng) for i in chosen]
-        descent.step(conversations.loss(tokens[chosen].float(), asked))
-    return descent.losses
+    def __init__(self, model: Any, kinds: Sequence[Pictures]) -> None:
+        self.model, self.kinds = model, kinds
+        self.tokens = {id(kind): all_tokens(model, kind) for kind in kinds}
+        self.conversations = Conversations(model, kinds[0].processor.tokenizer)
+
+    def teach(self, lesson: type[PictureLesson] | type[ClipLesson], *, steps: int, seed: int, lr: float) -> list[float]:
+        """Teach one kind of lesson; returns the loss of every step."""
+        lessons, rng = {id(kind): lesson(kind) for kind in self.kinds}, np.random.default_rng(seed)
+        descent = Descent(self.model.model.language_model.parameters(), lr, steps, weight_decay=0.01, beta2=0.99)
+        for step in range(steps):
+            kind = id(self.kinds[step % len(self.kinds)])
+            pictures, asked = lessons[kind](rng)
+            descent.step(self.conversations.loss(self.tokens[kind][pictures].flatten(1, 2).float(), asked))
+        return descent.losses

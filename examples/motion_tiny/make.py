@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from base import ARMS, build_base
 from clips import draw_clips, write_conversations
-from language import teach_language
+from language import ClipLesson, Language, PictureLesson
 from pictures import compose_all
 from tower import teach_tower
 
@@ -24,18 +25,26 @@ from dynimg_plugin.demo import arm_accuracies, table
 from dynimg_plugin.training import read_config, train
 
 HERE = Path(__file__).parent
+FIGURES = "figures.json"  # of an arm on the held-out split
 
 
-def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, int], seed: int) -> Path:
-    """A checkpoint that has seen single pictures alone: full key frames in every third batch, else DynImgs."""
+def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, int, int], seed: int) -> Path:
+    """A checkpoint with 1D RoPE that all arms start from: full key frames in every third batch, else DynImgs.
+
+    Args:
+        steps: of the tower on pictures, of the language model on pictures, of the language model on clips.
+    """
     if (folder / "config.json").exists():
         return folder
     model, processor = build_base(seed)
     keys, dynimgs = (compose_all(DynImgProcessor(processor, ARMS[arm]), clips) for arm in ("key_frames", "dynimg"))
     print("tower", flush=True)
     teach_tower(model, (keys, dynimgs, dynimgs), steps=steps[0], seed=seed)
-    print("language model", flush=True)
-    teach_language(model, (keys, dynimgs, dynimgs), steps=steps[1], seed=seed)
+    print("language model, single pictures", flush=True)
+    language = Language(model, (keys, dynimgs, dynimgs))
+    language.teach(PictureLesson, steps=steps[1], seed=seed, lr=3e-3)
+    print("language model, whole clips", flush=True)
+    language.teach(ClipLesson, steps=steps[2], seed=seed, lr=3e-3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -54,27 +63,31 @@ def make_arm(arm: str, base: Path, data: Path, output: Path, *, seed: int, chang
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder for clips, base and one checkpoint per arm")
+    parser.add_argument(
+        "output", type=Path, help="folder for clips, base and one checkpoint per arm; what is there stays"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all weights, orders and batches")
     parser.add_argument("--clips", type=int, default=5000, help="of the training split")
-    parser.add_argument("--tower-steps", type=int, default=3500, help="of 8 pictures")
-    parser.add_argument("--language-steps", type=int, default=2000, help="of 48 pictures")
+    parser.add_argument("--base-clips", type=int, default=2500, help="those that the base learns from")
+    parser.add_argument("--tower-steps", type=int, default=3000, help="of 8 pictures")
+    parser.add_argument("--picture-steps", type=int, default=1500, help="of 48 pictures")
+    parser.add_argument("--clip-steps", type=int, default=2000, help="of 16 clips")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw clips")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="as `dynimg train` takes them")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # sums in one order: the same weights on every machine of a kind
     start = time.process_time()
     clips = draw_clips(given.output / "clips", given.clips, workers=given.workers)
     data = write_conversations(given.output / "clips" / "train.jsonl", given.clips, seed=given.seed)
-    base = make_base(given.output / "base", clips, steps=(given.tower_steps, given.language_steps), seed=given.seed)
-    print(f"base: {time.process_time() - start:.0f} CPU seconds in this process", flush=True)
-    figures = {}
+    steps = given.tower_steps, given.picture_steps, given.clip_steps
+    base = make_base(given.output / "base", clips[: given.base_clips], steps=steps, seed=given.seed)
     for arm in given.arms:
         folder = make_arm(arm, base, data, given.output / arm, seed=given.seed, changes=given.train)
+        (folder / FIGURES).write_text(json.dumps(arm_accuracies(*load(folder)), indent=2) + "\n", "utf-8")
         print(f"{arm}: {time.process_time() - start:.0f} CPU seconds so far", flush=True)
-        figures[arm] = arm_accuracies(*load(folder))
-    (given.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    print(table(figures))
+    made = [arm for arm in ARMS if (given.output / arm / FIGURES).exists()]
+    print(table({arm: json.loads((given.output / arm / FIGURES).read_text("utf-8")) for arm in made}))
 
 
 if __name__ == "__main__":
