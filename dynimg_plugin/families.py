@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynimg_plugin.compat import image_features
 from dynimg_plugin.placeholders import Placeholders
 
 ENTRY_POINTS = "dynimg_plugin.patches"
@@ -33,7 +34,7 @@ def encode_natively(core: Any, pixels: Tensor) -> Tensor:
     method = type(core).get_image_features
     options = [name for name in FROM_CONFIG if name in signature(method).parameters and hasattr(core.config, name)]
     given = {name: getattr(core.config, name) for name in options}
-    features = method(core, pixels, **given, return_dict=True).pooler_output
+    features = image_features(core, pixels, **given)
     return (features if isinstance(features, Tensor) else torch.stack(tuple(features))).flatten(1, -2)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file, file_beside
 from dynimg_plugin.ops import Implementation
@@ -106,8 +107,9 @@ def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
     if read_original(base) is not None:
         return *load_original(base, **options), []
+    model_type = AutoConfig.from_pretrained(base).model_type
     with _without_report():
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+        loaded: Any = auto_class(model_type).from_pretrained(base, **options, output_loading_info=True)
     _report(base, loaded[1])
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
 
+from dynimg_plugin.compat import rope_fields, tower_prefix
 from dynimg_plugin.original_processor import build_processor
 
 NAMES = {
-    r"^model\.vision_tower\.vision_tower\.(vision_model\.)?": "model.vision_tower.",
+    r"^model\.vision_tower\.vision_tower\.(vision_model\.)?": "model.vision_tower.{tower}",
     r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
     r"^model\.(embed_tokens|layers|norm)\b": r"model.language_model.\1",
@@ -53,7 +54,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 def read_original(base: str | Path) -> dict[str, Any] | None:
     """The config.json of a checkpoint in the `llava` package's format; None for any other."""
-    values, _ = PreTrainedConfig.get_config_dict(base)
+    values, _ = PretrainedConfig.get_config_dict(base)
     return values if "mm_vision_tower" in values else None
 
 
@@ -76,8 +77,10 @@ def load_original(base: str | Path, **options: Any) -> tuple[Any, Any]:
     tokenizer.add_tokens([token for token in ("<image>", "<video>") if token not in tokenizer.get_vocab()], True)
     vocabulary = tokenizer.get_vocab()
     config.image_token_id, config.video_token_id = vocabulary["<image>"], vocabulary["<video>"]
+    tower = tower_prefix(config.vision_config)
+    names = {pattern: name.replace("{tower}", tower) for pattern, name in NAMES.items()}
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        base, config=config, key_mapping=NAMES, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        base, config=config, key_mapping=names, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     model, info = loaded
     model._weight_conversions = None  # or save_pretrained() would try to write the package's names again
@@ -93,7 +96,7 @@ def convert_config(original: dict[str, Any]) -> Any:
     vision = _vision(original["mm_vision_tower"])
     siglip = vision["model_type"].startswith("siglip")
     text = {name: original[name] for name in TEXT.split() if name in original}
-    text |= {"model_type": DECODERS[original["architectures"][0]], "rope_parameters": _rope(original)}
+    text |= {"model_type": DECODERS[original["architectures"][0]], **rope_fields(**_rope(original))}
     values: dict[str, Any] = {"text_config": text, "vision_config": vision, "image_token_id": 0}
     values["tie_word_embeddings"] = original.get("tie_word_embeddings", False)
     if siglip:  # the package deletes the tower's last layer and head and takes what comes before

@@ -10,12 +10,13 @@ from typing import Any
 from transformers.utils import logging
 
 from dynimg_plugin.attention import fusable, fuse, is_fused
+from dynimg_plugin.compat import further_rotaries
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.families import Patch, find_patch, supported_families
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.ops import Implementation, describe, require
-from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding
+from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding, SameTheta
 from dynimg_plugin.session import Session, core_of, dynimg_features, finish_angles, with_extra_inputs
 
 __all__ = [
@@ -110,6 +111,8 @@ def remove_dynimg(model: Any) -> Any:
     for attention in session.attention(core):
         del attention.__dict__["forward"]
     if session.config.rope_4d:
+        for name in further_rotaries(decoder, session.patch.rotary):
+            decoder.set_submodule(name, decoder.get_submodule(name).base)
         decoder.set_submodule(session.patch.rotary, rotary.base)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
     return model
@@ -126,6 +129,8 @@ def _wrap_rotary(core: Any, session: Session) -> None:
     per_layer = session.config.theta_scope == "per_layer"
     wrapper = DynImgRotaryEmbedding(decoder.get_submodule(patch.rotary), num_layers=len(layers) if per_layer else None)
     _fuse_attention(core, session, layers, wrapper)
+    for name in further_rotaries(decoder, patch.rotary):
+        decoder.set_submodule(name, SameTheta(decoder.get_submodule(name), decoder, patch.rotary))
     decoder.set_submodule(patch.rotary, wrapper)
     if per_layer:
         session.handles += [

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
+from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
@@ -64,7 +65,8 @@ class DynImgProcessor(ProcessorMixin):
         self.table = CoordinateTable.from_layout(self.layout)
         self.tokenizer, self.image_processor = base.tokenizer, base.image_processor
         self.chat_template = base.chat_template
-        self.image_token: str = base.image_token
+        self.image_token: str = self.placeholders.mark(base)
+        self.pixels = pixel_input(self.patch.model_type)
         self.image_token_id: int = base.tokenizer.convert_tokens_to_ids(self.placeholders.token(base))
 
     def __repr__(self) -> str:
@@ -73,7 +75,7 @@ class DynImgProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         further = self.placeholders.inputs(self.base, [], 1, 1)
-        return list(dict.fromkeys([*self.tokenizer.model_input_names, "pixel_values", *further]))
+        return list(dict.fromkeys([*self.tokenizer.model_input_names, self.pixels, *further]))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -141,7 +143,7 @@ class DynImgProcessor(ProcessorMixin):
         mask = [[int(token == self.image_token_id) for token in ids] for ids in data["input_ids"]]
         data |= self.placeholders.inputs(self.base, mask, sum(map(len, shown)), self.config.pooled_size)
         if shown:
-            data["pixel_values"] = self._pixel_values(shown)
+            data[self.pixels] = self._pixel_values(shown)
             if self.config.t_mode == "time":
                 data["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
         if return_coordinates:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dynimg_plugin.compat import pixel_input, returned
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
@@ -73,6 +74,11 @@ class Session:
         memo[id(self)] = copied  # the copied hooks are bound to it
         copied.handles = deepcopy(self.handles, memo)
         return copied
+
+    @property
+    def pixels(self) -> str:
+        """The name under which the family takes pictures."""
+        return pixel_input(self.patch.model_type)
 
     def rotary(self, core: Any) -> list[DynImgRotaryEmbedding]:
         """Found through the module in use, not remembered: peft and copies put their own in its place."""
@@ -141,7 +147,7 @@ class Session:
 
     def is_dynimg(self, given: dict[str, Any]) -> bool:
         """DynImgs come as (rows, images, 3, H, W) without image sizes, see Patch.dims; anything else is not ours."""
-        pixel_values = given.get("pixel_values")
+        pixel_values = given.get(self.pixels)
         return pixel_values is not None and pixel_values.ndim == self.patch.dims and given.get("image_sizes") is None
 
 
@@ -170,15 +176,16 @@ def finish_angles(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
-    pair: Any = kwargs.get("position_embeddings")
-    if pair is None or not isinstance(pair[1], LearnableAngle):
-        return None
-    base, angle = pair
-    own = base, angle.of_layer(index)
-    if angle.implementation == "reference":
-        hidden = args[0] if args else kwargs["hidden_states"]
-        own = turned(SPREAD[layout](base.cos), SPREAD[layout](base.sin), own[1], layout, hidden.dtype)
-    return args, {**kwargs, "position_embeddings": own}
+    hidden = args[0] if args else kwargs["hidden_states"]
+    own = {}
+    for name in [name for name in kwargs if name.startswith("position_embeddings")]:  # two in older Gemma 3
+        base, angle = kwargs[name]
+        if isinstance(angle, LearnableAngle):
+            own[name] = base, angle.of_layer(index)
+            if angle.implementation == "reference":
+                tables = SPREAD[layout](base.cos), SPREAD[layout](base.sin)
+                own[name] = turned(*tables, own[name][1], layout, hidden.dtype)
+    return (args, {**kwargs, **own}) if own else None
 
 
 def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
@@ -191,7 +198,7 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
         given = signature.bind_partial(self, *args, **kwargs).arguments
         if not self.dynimg.is_dynimg(given):
             return original(self, *args, **kwargs)
-        return encode_dynimgs(self, given["pixel_values"])
+        return returned(core_class, encode_dynimgs(self, given[self.dynimg.pixels]))
 
     return features
 

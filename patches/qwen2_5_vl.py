@@ -30,7 +30,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
     config = Qwen2_5_VLConfig(
         vision_config=tower,
         text_config=kit.text("qwen2_5_vl_text", **qwen2_vl.tiny_config(kit)),
-        **kit.image_ids(),
-        **kit.video_ids(),
+        **qwen2_vl.tiny_ids(kit),
     )
     return config, processor

@@ -73,6 +73,15 @@ def sharpen(model: Any) -> None:
 
 def unpatched_logits(plain: Any, model: Any, inputs: Any) -> torch.Tensor:
     """Logits of the unpatched `plain` on the visual features that the patched `model` computes."""
-    features = model.model.get_image_features(inputs["pixel_values"])
-    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    return plain(**others, mm_encoder_outputs={"image": features}).logits
+    plain.model.get_image_features = lambda *_, **__: features_of(model, inputs)
+    return plain(**inputs).logits
+
+
+def pixels_of(inputs: Any) -> torch.Tensor:
+    """The DynImgs among a model's inputs; Video-LLaVA calls them otherwise in transformers 4."""
+    return inputs[next(name for name in inputs if name.startswith("pixel_values"))]
+
+
+def features_of(model: Any, inputs: Any) -> Any:
+    """The visual features of the DynImgs, in the form that this release of transformers takes."""
+    return model.model.get_image_features(pixels_of(inputs))

@@ -11,7 +11,7 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config", "ops", "placeholders"},
+    {"compat", "config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
     {"video", "pooling", "attention"},

@@ -41,6 +41,7 @@ def one(processor, text: str = QUESTION, seed: int = 0):
     return processor(text=text, videos=noise_video(seed), return_tensors="pt")
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "scope"), [(torch.float32, "shared"), (torch.bfloat16, "per_layer")])
 @torch.no_grad()
@@ -66,6 +67,7 @@ def test_all_three_thetas_get_a_gradient(family, scope):
         assert getattr(rotary(model), name).grad.norm() > 0, name
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(("family", "scope"), families_with("shared", "per_layer"))
 def test_generate_with_cache_equals_without_and_position_matters(family, scope):
     model, processor = patched(family, DynImgConfig(theta_scope=scope))
@@ -112,6 +114,7 @@ def test_a_left_padded_batch_generates_what_its_rows_generate(family):
         assert torch.equal(answer[: len(alone)], alone)
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_remove_restores_the_model_bit_for_bit(family):

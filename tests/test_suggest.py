@@ -62,6 +62,7 @@ def test_a_family_without_its_file_is_found_again(family, alike):
         assert torch.equal(apply_dynimg(model, patch=patch)(**ours).logits, known(**theirs).logits)
 
 
+@pytest.mark.oldest
 def test_a_family_that_nobody_wrote_a_file_for_is_found():
     """Aya Vision: SigLIP with pixel shuffle to 14 x 14, Cohere 2 with interleaved angles, tokens of its own."""
     kit = Kit()

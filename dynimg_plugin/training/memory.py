@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.patching import apply_dynimg, dynimg_config
 from dynimg_plugin.training.config import TrainConfig
@@ -55,8 +56,9 @@ def plan(config: TrainConfig, *, name: str = "plan", model_config: Any = None) -
         name: for the table's first line.
         model_config: a transformers config in place of that of `config.base`.
     """
+    model_config = model_config or AutoConfig.from_pretrained(config.base)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForImageTextToText.from_config(model_config or AutoConfig.from_pretrained(config.base))
+        model = auto_class(model_config.model_type).from_config(model_config)
         apply_dynimg(model, DynImgConfig.from_dict(config.dynimg))
         model = set_up_parts(model, config)
     trained, total = Counter[str](), Counter[str]()
