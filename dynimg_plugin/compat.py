@@ -58,6 +58,11 @@ def takes_token_types() -> bool:
     return "mm_token_type_ids" in inspect.signature(transformers.Qwen2VLModel.get_rope_index).parameters
 
 
+def expands_by_patches(model_class: type, core_class: type) -> bool:
+    """Whether generate() counts patches where beams repeat rows: older Qwen-VL and GLM do. DynImgs come by rows."""
+    return "_expand_inputs_for_generation" in vars(model_class) and not takes_outputs(core_class)
+
+
 def auto_class(model_type: str) -> Any:
     """AutoModelForImageTextToText, told of the family that older releases list only under Vision2Seq."""
     if model_type == "video_llava" and model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:

@@ -10,14 +10,21 @@ from typing import Any
 from transformers.utils import logging
 
 from dynimg_plugin.attention import fusable, fuse, is_fused
-from dynimg_plugin.compat import further_rotaries
+from dynimg_plugin.compat import expands_by_patches, further_rotaries
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.families import Patch, find_patch, supported_families
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding, SameTheta
-from dynimg_plugin.session import Session, core_of, dynimg_features, finish_angles, with_extra_inputs
+from dynimg_plugin.session import (
+    Session,
+    core_of,
+    dynimg_features,
+    finish_angles,
+    with_extra_inputs,
+    with_rows_expanded,
+)
 
 __all__ = [
     "Description",
@@ -30,7 +37,7 @@ __all__ = [
     "supported_families",
 ]
 
-PREPARE = "prepare_inputs_for_generation"
+PREPARE, EXPAND = "prepare_inputs_for_generation", "_expand_inputs_for_generation"
 logger = logging.get_logger(__name__)
 
 
@@ -78,6 +85,8 @@ def apply_dynimg(
         (core, patch.entry, dynimg_features(type(core), patch.entry)),
         (model, PREPARE, with_extra_inputs(type(model))),
     ]
+    if expands_by_patches(type(model), type(core)):
+        overrides.append((model, EXPAND, with_rows_expanded(type(model))))
     for owner, name, _ in overrides:  # before anything is changed
         if name in owner.__dict__:
             raise ValueError(
@@ -115,6 +124,7 @@ def remove_dynimg(model: Any) -> Any:
             decoder.set_submodule(name, decoder.get_submodule(name).base)
         decoder.set_submodule(session.patch.rotary, rotary.base)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
+    model.__dict__.pop(EXPAND, None)
     return model
 
 

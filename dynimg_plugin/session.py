@@ -225,6 +225,22 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     )
 
 
+def with_rows_expanded(model_class: Any) -> Callable[..., Any]:
+    """The class's _expand_inputs_for_generation(), which takes pixel_values for patches of all rows, on DynImgs too."""
+    original = model_class._expand_inputs_for_generation
+
+    @wraps(original)
+    def expand(self: Any, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        session = core_of(self)[1]
+        if not session.is_dynimg(kwargs):
+            return original(self, expand_size, *args, **kwargs)
+        pixels = kwargs.pop(session.pixels)
+        input_ids, inputs = original(self, expand_size, *args, **kwargs)
+        return input_ids, {**inputs, session.pixels: pixels.repeat_interleave(expand_size, dim=0)}
+
+    return expand
+
+
 def with_extra_inputs(model_class: type) -> Callable[..., Any]:
     """prepare_inputs_for_generation() that names our inputs too, for generate() refuses keywords it does not name."""
     original = getattr(model_class, "prepare_inputs_for_generation")  # noqa: B009 (mypy: not every class has one)
