@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -11,13 +12,18 @@ import transformers
 from transformers import AutoModel, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+NEWER_ARGUMENTS = {  # of TrainingArguments, and what they were called
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
 BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # fields of their own before there were rope_parameters
 
 
 def takes_outputs(core_class: type) -> bool:
-    """Whether the class reads `pooler_output` of what its feature methods return; older ones take it bare."""
+    """Whether the class takes outputs with a `pooler_output` from its feature methods; older ones take it bare."""
     forward: Any = inspect.unwrap(getattr(core_class, "forward"))  # noqa: B009 (mypy: not every class has one)
-    return "pooler_output" in forward.__code__.co_names
+    code = forward.__code__
+    return "pooler_output" in code.co_names or "mm_encoder_outputs" in code.co_varnames
 
 
 def image_features(core: Any, pixels: Any, **options: Any) -> Any:
@@ -75,8 +81,8 @@ def rope_fields(**parameters: Any) -> dict[str, Any]:
     """Fields of a text config for these rope_parameters: older configs have rope_theta and rope_scaling."""
     if hasattr(transformers.LlamaConfig(), "rope_parameters"):
         return {"rope_parameters": parameters}
-    fields = {name: parameters.pop(name) for name in BESIDE_ROPE if name in parameters}
-    return fields if parameters == {"rope_type": "default"} else {**fields, "rope_scaling": parameters}
+    beside = {name: parameters.pop(name) for name in BESIDE_ROPE if name in parameters}
+    return beside if parameters == {"rope_type": "default"} else {**beside, "rope_scaling": parameters}
 
 
 def rope_parameters(text_config: Any) -> dict[str, Any]:
@@ -96,6 +102,18 @@ def tower_prefix(vision_config: Any) -> str:
     with torch.device("meta"):
         tower = AutoModel.from_config(vision_config)
     return "vision_model." if hasattr(tower, "vision_model") else ""
+
+
+def training_options(arguments_class: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options for TrainingArguments, named as the newest release does, in the words of this one."""
+    types = {field.name: field.type for field in fields(arguments_class)}
+    named = {name if name in types else NEWER_ARGUMENTS.get(name, name): value for name, value in options.items()}
+    if "activation_checkpointing" not in types and named.get("gradient_checkpointing"):
+        reentrant = named.get("gradient_checkpointing_kwargs") or {}  # by default True there: theta could not train
+        named["gradient_checkpointing_kwargs"] = {"use_reentrant": False, **reentrant}
+    if types["warmup_steps"] in (int, "int") and 0 < (named.get("warmup_steps") or 0) < 1:  # a share of all steps
+        named["warmup_ratio"] = named.pop("warmup_steps")
+    return named
 
 
 def image_processor_class(name: str) -> Any:

@@ -188,7 +188,8 @@ def _try(model: Any, core: Any, processor: Any, patch: Patch) -> str | None:
         remove_dynimg(model)
     core.__dict__[patch.entry] = lambda *_, **__: features
     try:
-        alone = model(**inputs).logits
+        with torch.no_grad():
+            alone = model(**inputs).logits
     finally:
         del core.__dict__[patch.entry]
     if not torch.equal(alone, logits):

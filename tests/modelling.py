@@ -71,6 +71,12 @@ def sharpen(model: Any) -> None:
                 getattr(attention, name).weight.data += 5
 
 
+def enable_checkpointing(model: Any) -> None:
+    """Not reentrant, under the name that this release has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def unpatched_logits(plain: Any, model: Any, inputs: Any) -> torch.Tensor:
     """Logits of the unpatched `plain` on the visual features that the patched `model` computes."""
     plain.model.get_image_features = lambda *_, **__: features_of(model, inputs)

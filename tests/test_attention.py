@@ -11,6 +11,7 @@ from modelling import (
     AXES,
     FAMILIES,
     decoder,
+    enable_checkpointing,
     families_with,
     noise_video,
     patched,
@@ -85,7 +86,7 @@ def test_gradients_equal_the_reference_paths(family, case):
     for model in models[:2]:
         if checkpointing:
             model.train()
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
     native, plain = (dict(model.named_parameters()) for model in models[:2])
     for name, parameter in native.items():

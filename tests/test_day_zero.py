@@ -12,6 +12,7 @@ from modelling import (
     AXES,
     FAMILIES,
     FEW,
+    enable_checkpointing,
     families_with,
     fresh,
     noise_video,
@@ -204,7 +205,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(scope):
         randomise_theta(model)
         model.train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            enable_checkpointing(model)
         inputs = one(processor)
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         grads.append(torch.stack([getattr(rotary(model), name).grad for name in AXES]))

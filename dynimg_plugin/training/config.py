@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import yaml
 from transformers import TrainingArguments
 
+from dynimg_plugin.compat import NEWER_ARGUMENTS
 from dynimg_plugin.config import DynImgConfig
 
 Engine = Literal["trainer", "trl"]
@@ -134,7 +135,8 @@ class TrainConfig:
 
 OWN = tuple(f.name for f in fields(TrainConfig) if f.name not in ("dynimg", "arguments"))
 DYNIMG = tuple(f.name for f in fields(DynImgConfig))
-ARGUMENTS = tuple(f.name for f in fields(TrainingArguments) if f.init and f.name != "output_dir")
+_THEIRS = (f.name for f in fields(TrainingArguments) if f.init and f.name != "output_dir")
+ARGUMENTS = tuple(dict.fromkeys([*_THEIRS, *NEWER_ARGUMENTS]))
 LISTS = ("data", "eval_data", "lora_targets", "train_parts")
 
 

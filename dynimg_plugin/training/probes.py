@@ -14,13 +14,18 @@ LIGER = "with Liger set liger_kernel_config={'rope': False}, with hub kernels le
 
 def check_checkpointing(model: nn.Module, arguments: Any) -> None:
     """Reentrant checkpointing cannot go back through (cos, sin), which all layers share."""
-    asked = getattr(arguments, "activation_checkpointing_kwargs", None) or {}
+    option = next(
+        name
+        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+        if hasattr(arguments, name)
+    )
+    asked = getattr(arguments, option) or {}
     functions = [getattr(m, "_gradient_checkpointing_func", None) for m in model.modules()]
     given = [getattr(f, "keywords", {}).get("use_reentrant") for f in functions if f is not None]
     if asked.get("use_reentrant") or any(given):
         raise ValueError(
             "use_reentrant=True cannot train theta (backward through a freed graph); set "
-            "activation_checkpointing_kwargs={'use_reentrant': False}"
+            f"{option}={{'use_reentrant': False}}"
         )
 
 
