@@ -46,7 +46,7 @@ def returned(core_class: type, output: Any) -> Any:
     if takes_outputs(core_class):
         return output
     features, deeper = bare(output)
-    return features if deeper is None else (features, deeper)
+    return features if deeper is None else (features, [torch.cat(tuple(layer)) for layer in deeper])
 
 
 @cache

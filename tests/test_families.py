@@ -134,7 +134,7 @@ def test_deepstack_layers_get_features_too():
     model, processor = patched("qwen3_vl")
     inputs = processor(text="What?", videos=noise_video(), return_tensors="pt")
     _, deeper = bare(features_of(model, inputs))
-    assert [layer[0].shape for layer in deeper] == [(576, 64)]
+    assert [(layer[0] if isinstance(layer, list) else layer).shape for layer in deeper] == [(576, 64)]
     before = model(**inputs).logits
     for parameter in model.model.visual.deepstack_merger_list.parameters():
         parameter.zero_()

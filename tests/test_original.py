@@ -71,7 +71,7 @@ DECODER += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "t
 def write_original(folder, kind, **changes):
     """A tiny checkpoint of the kind with random weights; returns transformers' model of them."""
     family, values = KINDS[kind]
-    model, _ = fresh(family)
+    model, processor = fresh(family)
     tower = folder / "tower"
     kept = model.config.vision_config.to_dict()
     if family == "llava_onevision":
@@ -84,7 +84,7 @@ def write_original(folder, kind, **changes):
     config |= {"mm_vision_tower": str(tower), "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
     (folder / "config.json").write_text(json.dumps(config | values | changes), "utf-8")
     save_file({original_name(name): value for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    Kit().tokenizer.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
     return model
 
 
