@@ -52,10 +52,10 @@ def returned(core_class: type, output: Any) -> Any:
 @cache
 def pixel_input(model_type: str) -> str:
     """The name of the pictures among a family's inputs: in older releases Video-LLaVA has one of its own."""
-    own = "pixel_values_images"
-    if model_type == "video_llava" and own in inspect.signature(transformers.VideoLlavaModel.forward).parameters:
-        return own
-    return "pixel_values"
+    usual = "pixel_values"
+    if model_type != "video_llava" or usual in inspect.signature(transformers.VideoLlavaModel.forward).parameters:
+        return usual
+    return "pixel_values_images"
 
 
 @cache

@@ -46,9 +46,7 @@ def _packages() -> Iterator[Finding]:
         wanted = Requirement(text)
         if not _applies(wanted):
             continue
-        try:
-            found = version(wanted.name)
-        except PackageNotFoundError:
+        if (found := _version(wanted.name)) is None:
             yield Finding(wanted.name, "missing", f"pip install '{wanted.name}{wanted.specifier}'")
             continue
         fits = wanted.specifier.contains(found, prereleases=True)
@@ -58,9 +56,9 @@ def _packages() -> Iterator[Finding]:
 
 def _together() -> Iterator[Finding]:
     """Packages that ask for another release of one another: an older transformers needs older ones of them all."""
-    for name in TOGETHER:
-        for wanted in filter(_applies, map(Requirement, _requires(name))):
-            found = version(wanted.name) if wanted.name.replace("_", "-") in TOGETHER else None
+    for name in filter(_version, TOGETHER):
+        for wanted in filter(_applies, map(Requirement, requires(name) or [])):
+            found = _version(wanted.name) if wanted.name.replace("_", "-") in TOGETHER else None
             if found is not None and not wanted.specifier.contains(found, prereleases=True):
                 fix = f"pip install '{wanted.name}=={found}' {name} -e .  (pip looks for a {name} that goes with it)"
                 yield Finding(name, f"needs {wanted.name}{wanted.specifier}, found is {found}", fix)
@@ -70,11 +68,12 @@ def _applies(wanted: Requirement) -> bool:
     return wanted.marker is None or wanted.marker.evaluate({"extra": ""})
 
 
-def _requires(name: str) -> list[str]:
+def _version(name: str) -> str | None:
+    """The version that is installed; None for a package that is missing."""
     try:
-        return requires(name) or []
+        return version(name)
     except PackageNotFoundError:
-        return []
+        return None
 
 
 def _torch() -> Finding:

@@ -106,6 +106,16 @@ def test_doctor_names_the_remedy_of_a_missing_and_of_an_old_package(monkeypatch)
     assert findings[1].fix == "pip install 'no-such-package>=1'"
 
 
+def test_doctor_names_packages_that_do_not_go_together(monkeypatch):
+    from dynimg_plugin import doctor
+
+    wanted = {"datasets": ["huggingface_hub>=99", "numpy>=99", "peft>=99; extra == 'dev'", "accelerate>=0.1"]}
+    monkeypatch.setattr(doctor, "requires", wanted.get)
+    (finding,) = doctor._together()
+    assert (finding.name, finding.value.partition(",")[0]) == ("datasets", "needs huggingface_hub>=99")
+    assert finding.fix.startswith("pip install 'huggingface_hub==")
+
+
 def write_with_complex_rope(folder: Path) -> None:
     """A LLaVA whose language model turns queries and keys by complex numbers: there is no (cos, sin) to wrap."""
     kit = Kit()
