@@ -177,7 +177,7 @@ def finish_angles(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
     hidden = args[0] if args else kwargs["hidden_states"]
-    own = {}
+    own: dict[str, Any] = {}
     for name in [name for name in kwargs if name.startswith("position_embeddings")]:  # two in older Gemma 3
         base, angle = kwargs[name]
         if isinstance(angle, LearnableAngle):

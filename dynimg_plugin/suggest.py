@@ -16,7 +16,7 @@ from dynimg_plugin.compat import auto_class, rope_parameters
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.families import Patch, built_in_families, encode_natively, family_module
 from dynimg_plugin.patching import apply_dynimg, remove_dynimg
-from dynimg_plugin.placeholders import Fixed, Placeholders, Token, TokenTypes, Wrapped, no_inputs
+from dynimg_plugin.placeholders import Fixed, Placeholders, Token, TokenTypes, Wrapped, image_token, no_inputs
 from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.rope import probe
 from dynimg_plugin.suggestion import Suggestion
@@ -151,13 +151,15 @@ def _own_placeholders(model: Any, processor: Any, image_size: int, side: int) ->
     """What the processor writes for one picture, and which token types it adds."""
     token = processor.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
     blank = Image.new("RGB", (image_size, image_size))
-    inputs = processor(images=[blank], text=[f"{MARK}{processor.image_token}{MARK}"])
+    mark = getattr(processor, "boi_token", processor.image_token)  # what a prompt of Gemma 3 holds in any release
+    inputs = processor(images=[blank], text=[f"{MARK}{mark}{MARK}"])
     _, written, _ = processor.tokenizer.decode(inputs["input_ids"][0]).split(MARK)
     types = next((name for name in ("token_type_ids", "mm_token_type_ids") if name in inputs), None)
     return Placeholders(
         type(processor).__name__,
         canvas=Fixed(image_size, side),
         token=Token(token),
+        mark=image_token if mark == processor.image_token else Token(mark),
         write=Wrapped(written.partition(token)[0], token, written.rpartition(token)[2]),
         inputs=no_inputs if types is None else TokenTypes(types),
     )
