@@ -139,6 +139,8 @@ class SameTheta(nn.Module):
     Gemma 3 of transformers 4 has one for its full and one for its sliding layers.
     """
 
+    decoder: nn.Module
+
     def __init__(self, base: nn.Module, decoder: nn.Module, main: str) -> None:
         super().__init__()
         self.base, self.main = base, main

@@ -42,7 +42,7 @@ def ordinary_image(base: Any) -> Any:
     content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
     text = base.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = base(images=Image.new("RGB", (90, 60), "red"), text=[text])
-    inputs.update({name: torch.stack(v) for name, v in inputs.items() if isinstance(v[0], torch.Tensor)})
+    inputs.update({name: torch.stack(v) for name, v in inputs.items() if isinstance(v, list) and torch.is_tensor(v[0])})
     return inputs.convert_to_tensors("pt")  # GLM's processor warns of tensors that it makes itself
 
 
