@@ -7,6 +7,8 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstring>
 #include <tuple>
 #include <vector>
 
@@ -32,7 +34,9 @@ constexpr int64_t CHUNK = 64;
 template <typename scalar, bool INTERLEAVED>
 constexpr bool SPLIT = IS_HALF<scalar> && !INTERLEAVED;
 
-INLINE int64_t slot_of(int64_t p, int64_t d, bool split) { return !split || p == d / 2 * 2 ? p : p % 2 * (d / 2) + p / 2; }
+INLINE int64_t slot_of(int64_t p, int64_t d, bool split) {
+  return !split || p == d / 2 * 2 ? p : p % 2 * (d / 2) + p / 2;
+}
 
 // y = turn(the pair of x, the pair of z, its slot) for all pairs; y may be x.
 template <typename scalar, bool INTERLEAVED, typename Turn>
@@ -42,7 +46,8 @@ INLINE void each_pair(const scalar* x, const scalar* z, scalar* y, int64_t d, Tu
     const int64_t words = d / 2;
 #pragma GCC ivdep
     for (int64_t w = 0; w < words; ++w) {
-      const auto xa = load_two(x + 2 * w), xb = load_two(x + d + 2 * w), za = load_two(z + 2 * w), zb = load_two(z + d + 2 * w);
+      const auto xa = load_two(x + 2 * w), xb = load_two(x + d + 2 * w);
+      const auto za = load_two(z + 2 * w), zb = load_two(z + d + 2 * w);
       const Two<acc> even = turn({xa.one, xb.one}, {za.one, zb.one}, w);
       const Two<acc> odd = turn({xa.two, xb.two}, {za.two, zb.two}, words + w);
       store_two(y + 2 * w, {even.one, odd.one});
@@ -76,8 +81,8 @@ struct Rotate {
   }
 };
 
-// Rotates a gradient back. With THETA it also sums d loss / d angle from the roped outputs y: rotating further moves y by
-// (-y2, y1), whatever the angle was.
+// Rotates a gradient back. With THETA it also sums d loss / d angle from the roped outputs y: rotating further moves y
+// by (-y2, y1), whatever the angle was.
 template <typename acc, bool THETA>
 struct Unrotate {
   const acc *cos, *sin;
@@ -111,7 +116,9 @@ class Scratch {
 
   explicit Scratch(int64_t d)
       : lines(7 * ((d + 7) / 8)), cos(part<acc>(0, d)), sin(part<acc>(1, d)), sum(part<acc>(2, d)),
-        plain_cos(part<acc>(3, d)), plain_sin(part<acc>(4, d)), angles(part<double>(5, d)), quadrants(part<int32_t>(6, d)) {}
+        plain_cos(part<acc>(3, d)), plain_sin(part<acc>(4, d)), angles(part<double>(5, d)),
+        quadrants(part<int32_t>(6, d)) {}
+  Scratch(const Scratch&) = delete;
 };
 
 // A table in the order of slots, as the rows want its numbers.
@@ -217,13 +224,15 @@ INLINE void backward_chunk(const Backward<scalar>& f, int64_t i, int64_t begin, 
 }
 
 // target_clones wants plain functions: one per dtype, pair layout and rounding, with everything inlined.
-#define FORWARD(NAME, SCALAR, INTERLEAVED, EAGER)                                                       \
-  CLONES void NAME(const Forward<SCALAR>& f, int64_t i, int64_t a, int64_t b, const Scratch<acc_of<SCALAR>>& s) { \
-    forward_chunk<SCALAR, INTERLEAVED, EAGER>(f, i, a, b, s);                                      \
+#define FORWARD(NAME, SCALAR, INTERLEAVED, EAGER)                                       \
+  CLONES void NAME(const Forward<SCALAR>& f, int64_t i, int64_t begin, int64_t end,     \
+                   const Scratch<acc_of<SCALAR>>& scratch) {                            \
+    forward_chunk<SCALAR, INTERLEAVED, EAGER>(f, i, begin, end, scratch);               \
   }
-#define BACKWARD(NAME, SCALAR, INTERLEAVED)                                                                       \
-  CLONES void NAME(const Backward<SCALAR>& f, int64_t i, int64_t a, int64_t b, const Scratch<acc_of<SCALAR>>& s, double* p) { \
-    backward_chunk<SCALAR, INTERLEAVED>(f, i, a, b, s, p);                                                   \
+#define BACKWARD(NAME, SCALAR, INTERLEAVED)                                             \
+  CLONES void NAME(const Backward<SCALAR>& f, int64_t i, int64_t begin, int64_t end,    \
+                   const Scratch<acc_of<SCALAR>>& scratch, double* partial) {           \
+    backward_chunk<SCALAR, INTERLEAVED>(f, i, begin, end, scratch, partial);            \
   }
 #define BOTH(NAME, SCALAR)                              \
   FORWARD(NAME##_half, SCALAR, false, false)            \
@@ -335,8 +344,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
                                {heads_of<scalar>(dq), heads_of<scalar>(dk)},
                                tables.angles<acc_of<scalar>>(), gq.size(3), need_theta};
     const auto kernel = Kernels<scalar>::backward[interleaved];
-    for_each_chunk(gq.size(0), f.angles, [&](int64_t chunk, int64_t i, int64_t begin, int64_t end, const auto& scratch) {
-      kernel(f, i, begin, end, scratch, need_theta ? partial.data() + chunk * 3 * d : nullptr);
+    for_each_chunk(gq.size(0), f.angles, [&](int64_t at, int64_t i, int64_t begin, int64_t end, const auto& scratch) {
+      kernel(f, i, begin, end, scratch, need_theta ? partial.data() + at * 3 * d : nullptr);
     });
   });
   return {dq, dk, sum_of(partial, theta, !interleaved && gq.element_size() == 2)};
