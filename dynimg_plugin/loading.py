@@ -73,7 +73,7 @@ def load(
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def without_report() -> Iterator[None]:
     """transformers reports a checkpoint's theta as unexpected weights that can be ignored; they are not."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -94,7 +94,7 @@ def restore_weights(model: Any, folder: str | Path) -> None:
 
     Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
     """
-    with _without_report():
+    with without_report():
         stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     result = model.load_state_dict(stored, strict=False)
     if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
@@ -106,7 +106,7 @@ def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
     if read_original(base) is not None:
         return *load_original(base, **options), []
-    with _without_report():
+    with without_report():
         loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
     _report(base, loaded[1])
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
