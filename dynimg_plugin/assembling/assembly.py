@@ -23,6 +23,7 @@ from transformers import (
 
 from dynimg_plugin.assembling.language import load_language, load_tokenizer, read_language
 from dynimg_plugin.assembling.towers import Tower, read_tower
+from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.original import make_room
 from dynimg_plugin.patching import apply_dynimg, dynimg_config, remove_dynimg
 from dynimg_plugin.processing import DynImgProcessor
@@ -54,6 +55,7 @@ def assemble(
     seed: int = 0,
     dtype: str | torch.dtype = "auto",
     layer: int = -2,
+    config: DynImgConfig | None = None,
 ) -> Parts:
     """Write a LLaVA checkpoint of a vision tower, a fresh projector and a language model into `output`.
 
@@ -66,13 +68,14 @@ def assemble(
         seed: of the projector's weights.
         dtype: of all weights; "auto" is the language model's.
         layer: of the tower, see read_tower(); what comes after it is left out.
+        config: of the DynImgs, written beside the weights; DynImgConfig() when None.
 
     Raises:
         ValueError: a part of a kind that does not fit; the message says what is allowed. Nothing is written then.
         OSError: a part that cannot be had.
     """
     tower, text = read_tower(vision, layer), read_language(language)
-    model = remove_dynimg(empty_model(tower, text))
+    model = remove_dynimg(empty_model(tower, text, config))
     tokenizer = load_tokenizer(language)
     processor = build_processor(tower, tokenizer)
     decoder = load_language(language, dtype)
@@ -82,21 +85,21 @@ def assemble(
     ends = decoder.generation_config.eos_token_id or tokenizer.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, do_sample=False)
     model.save_pretrained(output)
-    DynImgProcessor(processor).save_pretrained(output)
-    return describe_parts(apply_dynimg(model), tower)
+    DynImgProcessor(processor, config).save_pretrained(output)
+    return describe_parts(apply_dynimg(model, config), tower)
 
 
-def count_parts(vision: str, language: str, *, layer: int = -2) -> Parts:
+def count_parts(vision: str, language: str, *, layer: int = -2, config: DynImgConfig | None = None) -> Parts:
     """What assemble() would put together, counted on the meta device: configs are read, weights are not.
 
     Raises:
         ValueError, OSError: as assemble().
     """
     tower, text = read_tower(vision, layer), read_language(language)
-    return describe_parts(empty_model(tower, text), tower)
+    return describe_parts(empty_model(tower, text, config), tower)
 
 
-def empty_model(tower: Tower, text: Any) -> Any:
+def empty_model(tower: Tower, text: Any, config: DynImgConfig | None) -> Any:
     """The patched model on the meta device.
 
     Raises:
@@ -105,7 +108,7 @@ def empty_model(tower: Tower, text: Any) -> Any:
     with init_empty_weights(include_buffers=False):  # 4D RoPE looks at the rotary buffers
         model: Any = LlavaForConditionalGeneration(llava_config(tower, text))
         try:
-            return apply_dynimg(model)
+            return apply_dynimg(model, config)
         except ValueError as error:
             raise ValueError(f"{tower.source} with a {text.model_type}: {error}") from error
 
@@ -132,7 +135,7 @@ def describe_parts(model: Any, tower: Tower) -> Parts:
             count(core.language_model) - sum(thetas) + head,
             f"{text.model_type}, {text.num_hidden_layers} layers, {text.hidden_size} wide, {text.vocab_size} tokens",
         ),
-        theta=(sum(thetas), f"t, h, w of {thetas[0]} each, zero at the start"),
+        theta=(sum(thetas), f"t, h, w of {thetas[0]} each, zero at the start" if thetas else "none"),
     )
 
 
@@ -142,6 +145,8 @@ def count(module: nn.Module) -> int:
 
 def llava_config(tower: Tower, text: Any) -> LlavaConfig:
     """LLaVA's config of both; the tower ends at the layer that is read, so the last one is taken."""
+    for part in (tower.config, text):
+        part.name_or_path = ""  # may be a folder of this machine
     return LlavaConfig(
         vision_config=tower.config,
         text_config=text,
