@@ -234,9 +234,14 @@ def test_it_trains_all_weights_as_the_paper_and_lmms_eval_takes_the_result(assem
     assert 0 <= results["results"]["motion_qa_mc"]["accuracy,none"] <= 100
 
 
-def test_pllavas_lora_fits_too(assembled, clips, tmp_path):
-    result = run(assembled["hf"], tmp_path / "adapter", preset="pllava_lora", max_steps=2)
-    model, _ = load(assembled["hf"], result.output)
+def test_the_projector_learns_alone_then_pllavas_lora_goes_on(assembled, clips, tmp_path):
+    first = {"preset": "paper_full", "train_parts": ["projector", "theta"]}
+    aligned = run(assembled["hf"], tmp_path / "aligned", max_steps=2, **first).output
+    before, after = (load_file(folder / "model.safetensors") for folder in (assembled["hf"], aligned))
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name.split(".")[0] for name in moved} == {"multi_modal_projector"}
+    adapter = run(aligned, tmp_path / "adapter", preset="pllava_lora", max_steps=2).output
+    model, _ = load(aligned, adapter)
     assert all(norm > 0 for norm in describe_dynimg(model).theta_norms.values())
 
 
