@@ -63,7 +63,7 @@ setup(
         "train": ["trl>=1.0"],
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
-        "families": ["num2words>=0.5", "timm>=1.0"],  # what transformers' SmolVLM and PerceptionLM ask for
+        "families": ["num2words>=0.5", "timm>=1.0"],  # for SmolVLM and PerceptionLM, and timm's towers
         "dev": [
             "dynimg_plugin[families]",
             "hypothesis>=6",

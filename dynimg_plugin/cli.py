@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from dynimg_plugin import __version__
+from dynimg_plugin.cli_assembling import assemble
 from dynimg_plugin.cli_evaluation import check, evaluate
 from dynimg_plugin.cli_judging import judge, report
-from dynimg_plugin.cli_options import Adapter, Model, Options, pairs
-from dynimg_plugin.cli_training import convert, merge, new_folder, train
+from dynimg_plugin.cli_options import Adapter, Model, Options, new_folder, pairs
+from dynimg_plugin.cli_training import convert, merge, train
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 app.command(name="eval")(evaluate)
-for command in (check, judge, report, train, merge, convert):
+for command in (check, judge, report, train, merge, convert, assemble):
     app.command()(command)
 
 DEBUG = {"on": False}

@@ -25,3 +25,9 @@ def pairs(options: list[str]) -> dict[str, Any]:
             raise ValueError(f"option {option!r} is not of the form name=value")
         found[name] = words.get(value.lower(), int(value) if value.lstrip("-").isdigit() else value)
     return found
+
+
+def new_folder(folder: Path) -> Path:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    return folder

@@ -21,11 +21,14 @@ FROM_CONFIG = ("vision_feature_layer", "vision_feature_select_strategy")  # as t
 
 
 def encode_llava(core: Any, pixels: Tensor) -> Tensor:
-    """Vision tower -> selected hidden states -> projector, as all LLaVA families do: (m, 3, H, W) -> (m, g * g, c)."""
+    """Vision tower -> selected hidden states -> projector, as all LLaVA families do: (m, 3, H, W) -> (m, g * g, c).
+
+    A tower of timm hands out maps (m, c, g, g), which LLaVA's own classes do not read.
+    """
     layer, strategy = core.config.vision_feature_layer, core.config.vision_feature_select_strategy
     hidden = core.vision_tower(pixels, output_hidden_states=layer, return_dict=True).hidden_states
     chosen = [hidden[i] for i in ([layer] if isinstance(layer, int) else layer)]
-    features = torch.cat(chosen, dim=-1)
+    features = torch.cat([states.flatten(2).mT if states.ndim == 4 else states for states in chosen], dim=-1)
     return core.multi_modal_projector(features[:, 1:] if strategy == "default" else features)
 
 

@@ -74,7 +74,7 @@ def load(
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def without_report() -> Iterator[None]:
     """transformers reports a checkpoint's theta as unexpected weights that can be ignored; they are not."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -95,7 +95,7 @@ def restore_weights(model: Any, folder: str | Path) -> None:
 
     Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
     """
-    with _without_report():
+    with without_report():
         stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     result = model.load_state_dict(stored, strict=False)
     if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
@@ -108,7 +108,7 @@ def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     if read_original(base) is not None:
         return *load_original(base, **options), []
     model_type = AutoConfig.from_pretrained(base).model_type
-    with _without_report():
+    with without_report():
         loaded: Any = auto_class(model_type).from_pretrained(base, **options, output_loading_info=True)
     _report(base, loaded[1])
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]

@@ -85,8 +85,7 @@ def load_original(base: str | Path, **options: Any) -> tuple[Any, Any]:
     model, info = loaded
     model._weight_conversions = None  # or save_pretrained() would try to write the package's names again
     _check(base, original, info)
-    if len(tokenizer) > config.text_config.vocab_size:
-        _grow(model, -(-len(tokenizer) // 64) * 64)
+    make_room(model, len(tokenizer))
     return model, build_processor(original, config, tokenizer)
 
 
@@ -178,9 +177,14 @@ def _check(base: str | Path, original: dict[str, Any], info: dict[str, Any]) -> 
 
 
 @torch.no_grad()
-def _grow(model: Any, size: int) -> None:
-    """Rows of zeros for new tokens: their logit is 0, and all others stay as they are."""
+def make_room(model: Any, tokens: int) -> None:
+    """Where a model's vocabulary has too few rows, add rows of zeros up to a multiple of 64.
+
+    The new tokens' logit is 0, and all others stay as they are.
+    """
     old = model.config.text_config.vocab_size
-    model.resize_token_embeddings(size, mean_resizing=False)
+    if tokens <= old:
+        return
+    model.resize_token_embeddings(-(-tokens // 64) * 64, mean_resizing=False)
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         embedding.weight[old:] = 0

@@ -19,14 +19,14 @@ LAYERS = [
     {"visuals", "session", "preview"},
     {"processing", "patching", "original"},
     {"tiny", "loading", "family_table", "suggest"},
-    {"fitting"},
+    {"fitting", "assembling"},
     {"evaluation"},
     {"patches", "eval_tasks"},
     {"training"},
     {"demo", "doctor"},
     {"check"},
     {"cli_options"},
-    {"cli_evaluation", "cli_judging", "cli_training"},
+    {"cli_assembling", "cli_evaluation", "cli_judging", "cli_training"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -41,10 +41,11 @@ DOORS = {
     "lmms_eval": {"evaluation", "doctor"},
     "datasets": {"eval_tasks", "evaluation", "training"},
     "peft": {"loading", "training"},
+    "timm": {"assembling"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
     "trl": {"training"},
-    "typer": {"cli", "cli_options", "cli_evaluation", "cli_judging", "cli_training"},
+    "typer": {"cli", "cli_options", "cli_assembling", "cli_evaluation", "cli_judging", "cli_training"},
 }
 
 
