@@ -61,8 +61,14 @@ def apply_dynimg(
         raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
     patch = patch or find_patch(model.config.model_type)
     grid, patch_size = patch.tower(model.config)
-    config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
+    newline = getattr(model.config, "mm_newline_position", None)
+    config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size, newline=newline)
     core = model.get_submodule(patch.core)
+    if config.num_newlines(config.num_images) and not hasattr(core, "image_newline"):
+        raise ValueError(
+            f"newline={config.newline!r}, but {type(model).__name__} has no newline token (image_newline); allowed for "
+            "it: 'auto', 'no_token'"
+        )
     if session := getattr(core, "dynimg", None):
         if session.config != config or implementation not in ("auto", session.implementation):
             raise ValueError(

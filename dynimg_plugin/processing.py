@@ -212,8 +212,13 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
                 "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        runs = iter(self.placeholders.write(self.base, size, self.config.pooled_size) for size in sizes)
+        runs = iter(map(self._run, sizes))
         return marker.sub(lambda _: next(runs), prompt)
+
+    def _run(self, dynimgs: int) -> str:
+        """The tokens of so many DynImgs. Newline tokens are counted here; the model puts each in its place."""
+        newlines = self.placeholders.token(self.base) * self.config.num_newlines(dynimgs)
+        return self.placeholders.write(self.base, dynimgs, self.config.pooled_size) + newlines
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:
@@ -224,7 +229,8 @@ class DynImgProcessor(ProcessorMixin):
     def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Group]]) -> None:
         for ids, groups in zip(input_ids, visuals, strict=True):
             found = ids.count(self.image_token_id)
-            wanted = sum(map(len, groups)) * self.config.tokens_per_image
+            dynimgs = sum(map(len, groups))
+            wanted = dynimgs * self.config.tokens_per_image + self.config.num_newlines(dynimgs)
             if found != wanted:
                 raise ValueError(
                     f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "

@@ -18,10 +18,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
-from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.ops.reference import SPREAD
-from dynimg_plugin.pooling import pool_tokens
+from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
@@ -133,6 +133,12 @@ class Session:
                 f"t_mode={self.config.t_mode!r} of the model {'needs' if times is None else 'takes no'} dynimg_times, "
                 "(rows, images, frames); use a DynImgProcessor of the same config"
             )
+        counts = (input_ids == placeholder).sum(-1)
+        if NEWLINE in self.layout.order and (counts % len(self.layout.order)).any():
+            raise ValueError(
+                f"a prompt holds {counts.max().item()} visual tokens, but with newline={self.config.newline!r} they "
+                f"come in runs of {len(self.layout.order)}; give DynImgProcessor the model's dynimg_config(model)"
+            )
         return token_coordinates(input_ids, placeholder, self.table, times)
 
     def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
@@ -205,12 +211,15 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
             f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
             f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
         )
+    session.config.num_newlines(count // session.layout.num_canvases)  # raises where they are no whole videos
     encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
     def per_row(features: Tensor) -> Any:
         tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
         tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+        if NEWLINE in session.layout.order:
+            tokens = with_newlines(tokens, core.image_newline, session.layout)
         return tokens if session.patch.stacked else list(tokens)
 
     return DynImgFeatures(
