@@ -3,8 +3,8 @@
     python benchmarks/original_llava.py FOLDER KIND    FOLDER holds `llava/`, KIND is one of KINDS
 
 FOLDER is a checkout of LLaVA-NeXT, or for llava_1_5 an installation of llava-torch 1.2.2
-(`pip install --no-deps --target FOLDER llava-torch==1.2.2`). What transformers 5 no longer has is put back, in this
-process only, so that the package can be imported.
+(`pip install --no-deps --target FOLDER llava-torch==1.2.2`). What transformers 5 no longer has is put back
+meanwhile, see dynimg_plugin.patches.llava_native.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dynimg_plugin import DynImgConfig, apply_dynimg, remove_dynimg
 from dynimg_plugin.families import encode_llava
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.original import load_original
+from dynimg_plugin.patches.llava_native import llava_shims
 from dynimg_plugin.patching import dynimg_config
 from dynimg_plugin.pooling import pool_tokens
 from dynimg_plugin.tiny import Kit
@@ -37,20 +38,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 NEWLINES = ("grid", "frame", "one_token", "no_token")
 TOKENS = [10, 20, 30, -200, 40, 50, 60]  # -200 is the package's image
-
-
-def make_importable() -> None:
-    for name in ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "prune_linear_layer"):
-        if not hasattr(transformers.modeling_utils, name):
-            setattr(transformers.modeling_utils, name, getattr(transformers.pytorch_utils, name, None))
-
-
-def keep_rope(config_class: Any) -> None:
-    """The package sets rope_scaling = None, which in transformers 5 wipes the whole rotary embedding's settings."""
-    original = config_class.__setattr__
-    config_class.__setattr__ = lambda self, name, value: (
-        None if (name, value) == ("rope_scaling", None) else original(self, name, value)
-    )
 
 
 def write_siglip(folder: Path, values: dict[str, Any]) -> None:
@@ -69,7 +56,6 @@ def build(kind: str, folder: Path, kit: Kit) -> Any:
     qwen = kind in ("llava_onevision", "llava_video")
     module = import_module(f"llava.model.language_model.llava_{'qwen' if qwen else 'llama'}")
     model_class = getattr(module, f"Llava{'Qwen' if qwen else 'Llama'}ForCausalLM")
-    keep_rope(model_class.config_class)
     tower = folder / ("siglip-tower" if qwen else "tower")
     values = kit.siglip_tower() if qwen else kit.clip_tower()
     values = {name: value for name, value in values.items() if name not in ("model_type", "vision_use_head")}
@@ -133,8 +119,8 @@ def compare_newlines(theirs: Any, ours: Any) -> float:
 
 def main(package: str, kind: str) -> None:
     sys.path.insert(0, package)
-    make_importable()
-    with tempfile.TemporaryDirectory() as folder:
+    with llava_shims() as shims, tempfile.TemporaryDirectory() as folder:
+        print(shims)
         theirs = build(kind, Path(folder), Kit())
         ours, _ = load_original(folder)
         features, logits, spread = compare(theirs, ours.eval())

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
 from dynimg_plugin.families import find_patch
+from dynimg_plugin.patching import OF_LLAVA
 from dynimg_plugin.tiny import build_tiny
 
 __all__ = ["AXES", "FAMILIES", "FEW", "families_with"]
@@ -46,6 +47,8 @@ def ordinary_image(base: Any) -> Any:
 
 
 def decoder(model: Any) -> Any:
+    if hasattr(model, OF_LLAVA):
+        return model.get_model()
     return model.model.get_submodule(find_patch(model.config.model_type).language_model)
 
 
@@ -76,3 +79,11 @@ def unpatched_logits(plain: Any, model: Any, inputs: Any) -> torch.Tensor:
     features = model.model.get_image_features(inputs["pixel_values"])
     others = {name: value for name, value in inputs.items() if name != "pixel_values"}
     return plain(**others, mm_encoder_outputs={"image": features}).logits
+
+
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
