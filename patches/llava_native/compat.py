@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from transformers import PreTrainedConfig, modeling_utils, pytorch_utils
+from transformers import PretrainedConfig, modeling_utils, pytorch_utils
 
 MOVED = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "prune_linear_layer")
 
@@ -84,7 +84,7 @@ def llava_shims() -> Shims:
         shims.undo()
         raise
     for value in vars(classes).values():
-        if isinstance(value, type) and issubclass(value, PreTrainedConfig):
+        if isinstance(value, type) and issubclass(value, PretrainedConfig):
             shims.add(value, "__setattr__", _keeping_rope(value))
     return shims
 
@@ -96,9 +96,9 @@ def _gone(name: str) -> Any:
     return gone
 
 
-def _keeping_rope(config_class: type[PreTrainedConfig]) -> Any:
+def _keeping_rope(config_class: type[PretrainedConfig]) -> Any:
     def set_attribute(self: Any, name: str, value: Any) -> None:
-        if (name, value) != ("rope_scaling", None):
+        if name != "rope_scaling" or value is not None:
             super(config_class, self).__setattr__(name, value)
 
     return set_attribute
