@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is made on first use and again when setup.py or constraints.txt change. torch comes
-# with it, so the native operator is compiled after it.
+# with it, so the native operator is compiled after it. llava-torch asks for torch 2.0 and transformers 4.36, but its
+# models run on current ones; tests patch them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +35,7 @@ check: $(READY)
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard dynimg_plugin/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -c constraints.txt --no-deps llava-torch
 	$(BIN)/dynimg build-ext
 	touch $@
 

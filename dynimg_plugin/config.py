@@ -17,6 +17,7 @@ TMode = Literal["slot", "time"]
 ThetaScope = Literal["shared", "per_layer"]
 Aspect = Literal["stretch", "auto", "keep"]
 Resize = Literal["exact", "fast"]
+Newline = Literal["auto", "grid", "frame", "one_token", "no_token"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class DynImgConfig:
             most by 2 and letterbox the rest; "keep": letterbox only.
         resize: "exact": bicubic with antialiasing from the full picture; "fast": the decoder's own bicubic scaler.
         fast_between: while walking to an in-between frame, skip frames that no other needs; changes pixels (ours).
+        newline: where LLaVA's newline token stands among a video's tokens, in the words of its `mm_newline_position`:
+            "grid" after every row of pooled cells, "frame" after every DynImg, "one_token" after the video, "no_token"
+            nowhere; "auto": as the checkpoint's config says, nowhere where it says nothing (our choice).
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 
@@ -63,6 +67,7 @@ class DynImgConfig:
     aspect: Aspect = "stretch"
     resize: Resize = "exact"
     fast_between: bool = False
+    newline: Newline = "auto"
     grid: int | None = None
     patch_size: int | None = None
 
@@ -83,21 +88,39 @@ class DynImgConfig:
 
     @property
     def tokens_per_image(self) -> int:
-        """Visual tokens of one DynImg, 144 by default."""
+        """Visual tokens of one DynImg without newline tokens, 144 by default."""
         return self.pooled_size**2
 
     @property
     def tokens_per_video(self) -> int:
-        """Visual tokens of one video, 576 by default."""
-        return self.num_images * self.tokens_per_image
+        """Visual tokens of one video with its newline tokens, 576 by default, 624 with newline="grid"."""
+        return self.num_images * self.tokens_per_image + self.num_newlines(self.num_images)
+
+    def num_newlines(self, images: int) -> int:
+        """Newline tokens among the tokens of so many DynImgs.
+
+        Raises:
+            ValueError: with newline="one_token", DynImgs that are no whole videos.
+        """
+        if self.newline != "one_token":
+            return images * {"grid": self.pooled_size, "frame": 1}.get(self.newline, 0)
+        if images % self.num_images:
+            raise ValueError(
+                f"newline='one_token' ends every video of num_images={self.num_images} DynImgs, but {images} came "
+                "for one image token; give whole videos, or all of a video's DynImgs for one image token"
+            )
+        return images // self.num_images
 
     @property
     def canvas_size(self) -> int:
         """Side of a DynImg in pixels, 27 * 14 = 378 by default."""
         return (self.grid or 27) * (self.patch_size or 14)
 
-    def on_tower(self, *, grid: int, patch_size: int) -> Self:
+    def on_tower(self, *, grid: int, patch_size: int, newline: Newline | None = None) -> Self:
         """This config on a vision tower with `grid` x `grid` patches of `patch_size` pixels.
+
+        Args:
+            newline: where the checkpoint was trained with newline tokens; fills in "auto" alone.
 
         Raises:
             ValueError: when the config already names another grid or patch size.
@@ -105,7 +128,8 @@ class DynImgConfig:
         for name, given, found in (("grid", self.grid, grid), ("patch_size", self.patch_size, patch_size)):
             if given not in (None, found):
                 raise ValueError(f"{name}={given} was asked for, but the checkpoint's vision tower has {found}")
-        return replace(self, grid=grid, patch_size=patch_size)
+        as_trained = newline if newline and self.newline == "auto" else self.newline
+        return replace(self, grid=grid, patch_size=patch_size, newline=as_trained)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

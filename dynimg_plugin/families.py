@@ -124,5 +124,5 @@ def family_module(model_type: str) -> Any:
 
 
 def built_in_families() -> list[str]:
-    """Model types with a file of their own in `dynimg_plugin.patches`."""
-    return [module.name for module in pkgutil.iter_modules(import_module(ENTRY_POINTS).__path__)]
+    """Model types with a file of their own in `dynimg_plugin.patches`; its folders are no families of transformers."""
+    return [module.name for module in pkgutil.iter_modules(import_module(ENTRY_POINTS).__path__) if not module.ispkg]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from dynimg_plugin.config import DynImgConfig
+from dynimg_plugin.config import DynImgConfig, Newline
+
+NEWLINE = -1
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class DynImgLayout:
     pooled: int
     regions: tuple[Region, ...]
     plain: bool = False
+    newline: Newline = "auto"
+    images_per_video: int = 1
 
     @classmethod
     def from_config(cls, config: DynImgConfig) -> Self:
@@ -77,7 +81,7 @@ class DynImgLayout:
             regions = [Region(0, 0, Rect(0, 0, grid, grid), Rect(0, 0, pooled, pooled))]
         else:
             regions = _regions_with_prompts(grid, pooled, config.num_prompts, apart=config.fusion == "after")
-        return cls(grid, pooled, tuple(regions), plain=config.pool == "plain")
+        return cls(grid, pooled, tuple(regions), config.pool == "plain", config.newline, config.num_images)
 
     @property
     def num_canvases(self) -> int:
@@ -87,6 +91,23 @@ class DynImgLayout:
     @property
     def num_tokens(self) -> int:
         return self.pooled**2
+
+    @property
+    def images_per_order(self) -> int:
+        """DynImgs after which `order` begins anew."""
+        return self.images_per_video if self.newline == "one_token" else 1
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The tokens of so many DynImgs as the language model reads them: numbers of cells, and NEWLINE between.
+
+        Two rows of two cells: "grid" 0 1 n 2 3 n, "frame" 0 1 2 3 n.
+        """
+        cells = range(self.images_per_order * self.num_tokens)
+        if self.newline in ("auto", "no_token"):
+            return tuple(cells)
+        step = self.pooled if self.newline == "grid" else len(cells)
+        return tuple(token for i in cells for token in ((i, NEWLINE) if (i + 1) % step == 0 else (i,)))
 
     @property
     def slots(self) -> tuple[int, ...]:

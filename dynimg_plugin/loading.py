@@ -53,9 +53,9 @@ def load(
         FileNotFoundError: `base` is a folder without a config.json or without a processor.
         ValueError: unknown family, or an adapter that does not fit the base.
     """
-    grid, patch_size = check_checkpoint(base)
-    stored = stored_config(base, adapter, config).on_tower(grid=grid, patch_size=patch_size)
-    config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
+    tower = check_checkpoint(base)
+    stored = stored_config(base, adapter, config).on_tower(**tower)
+    config = stored if config is None else config.on_tower(**tower)
     if adapter is not None and config != stored:
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     if adapter is None and lora_alpha is not None:
@@ -63,7 +63,7 @@ def load(
     model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
     apply_dynimg(model.eval(), config, implementation=implementation)
     if stored_theta := [name for name in unexpected if THETA in name]:
-        if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
+        if config_file(base) is None or config != stored_config(base).on_tower(**tower):
             raise ValueError(
                 f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
@@ -152,8 +152,8 @@ def stored_config(
     return otherwise or DynImgConfig()
 
 
-def check_checkpoint(base: str | Path) -> tuple[int, int]:
-    """Patch grid and patch size of a checkpoint of a supported family, without loading weights.
+def check_checkpoint(base: str | Path) -> dict[str, Any]:
+    """What DynImgConfig.on_tower() asks of a checkpoint of a supported family, without loading weights.
 
     Raises:
         FileNotFoundError: no such checkpoint, or one without config or processor.
@@ -167,7 +167,8 @@ def check_checkpoint(base: str | Path) -> tuple[int, int]:
         raise FileNotFoundError(f"{base}: no such folder, and no such checkpoint could be had from the hub") from error
     if original is None:
         _check_processor(base)
-    return find_patch(config.model_type).tower(config)
+    grid, patch_size = find_patch(config.model_type).tower(config)
+    return {"grid": grid, "patch_size": patch_size, "newline": getattr(config, "mm_newline_position", None)}
 
 
 def _check_folder(base: str | Path) -> None:

@@ -107,6 +107,8 @@ def convert_config(original: dict[str, Any]) -> Any:
         values["vision_feature_select_strategy"] = "full" if whole else "default"
     if "unpad" not in original.get("mm_patch_merge_type", ""):
         return AutoConfig.for_model("llava", **values)
+    if newline := newline_as_trained(original):
+        values["mm_newline_position"] = newline
     values["image_grid_pinpoints"] = _pinpoints(original, vision["image_size"])
     if siglip:
         values["vision_aspect_ratio"] = original.get("image_aspect_ratio", "anyres_max_9")
@@ -119,12 +121,22 @@ def convert_config(original: dict[str, Any]) -> Any:
     )
 
 
+def newline_as_trained(original: dict[str, Any]) -> Any:
+    """Where a video's newline tokens stand, in the words of DynImgConfig.newline; None where nothing is said.
+
+    The package reads `mm_newline_position` only where the patches of pictures are merged with a newline.
+    """
+    return original.get("mm_newline_position") if "unpad" in original.get("mm_patch_merge_type", "") else None
+
+
 def _refuse_unknown_parts(original: dict[str, Any]) -> None:
     wanted: dict[str, list[Any]] = {
         "architectures": [[name] for name in DECODERS],
         "mm_projector_type": ["mlp2x_gelu"],
         "mm_resampler_type": [None, "spatial_pool"],
         "mm_spatial_pool_mode": [None, "average", "max", "bilinear"],
+        "mm_newline_position": [None, "grid", "frame", "one_token", "no_token"],
+        "add_faster_video": [None, False],
         "s2": [None, False],
     }
     for name, allowed in wanted.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import MethodType
 from typing import Any
 
@@ -12,9 +14,8 @@ from transformers.utils import logging
 from dynimg_plugin.attention import fusable, fuse, is_fused
 from dynimg_plugin.compat import expands_by_patches, further_rotaries
 from dynimg_plugin.config import DynImgConfig
-from dynimg_plugin.coordinates import CoordinateTable
-from dynimg_plugin.families import Patch, find_patch, supported_families
-from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.families import ENTRY_POINTS, Patch, find_patch, supported_families
+from dynimg_plugin.layout import NEWLINE
 from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding, SameTheta
 from dynimg_plugin.session import (
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 PREPARE, EXPAND = "prepare_inputs_for_generation", "_expand_inputs_for_generation"
+OF_LLAVA = "prepare_inputs_labels_for_multimodal"  # a method of all models of the llava package, and of its forks
+Overrides = dict[tuple[str, str], Callable[..., Any]]
 logger = logging.get_logger(__name__)
 
 
@@ -50,7 +53,8 @@ def apply_dynimg(
 ) -> Any:
     """Patch this model instance for DynImg and return it. Its weights stay; on day 0 its text logits are the same bits.
 
-    Calling it again with the same arguments is a no-op.
+    Calling it again with the same arguments is a no-op. Models of the `llava` package itself are patched as
+    `dynimg_plugin.patches.llava_native` says.
 
     Args:
         config: DynImgConfig() when None; grid and patch size are taken from the model.
@@ -65,37 +69,63 @@ def apply_dynimg(
         TypeError: it is a peft model.
     """
     require(implementation)
-    if _is_peft(model):
-        raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
+    refuse_peft(model)
+    if patch is None and hasattr(model, OF_LLAVA):
+        return import_module(f"{ENTRY_POINTS}.llava_native").apply_dynimg(model, config, implementation=implementation)
     patch = patch or find_patch(model.config.model_type)
     grid, patch_size = patch.tower(model.config)
-    config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size)
-    core = model.get_submodule(patch.core)
-    if session := getattr(core, "dynimg", None):
-        if session.config != config or implementation not in ("auto", session.implementation):
+    newline = getattr(model.config, "mm_newline_position", None)
+    config = (config or DynImgConfig()).on_tower(grid=grid, patch_size=patch_size, newline=newline)
+    core_class = type(model.get_submodule(patch.core))
+    overrides = {
+        (patch.core, patch.entry): dynimg_features(core_class, patch.entry),
+        ("", PREPARE): with_extra_inputs(type(model)),
+    }
+    if expands_by_patches(type(model), core_class):
+        overrides["", EXPAND] = with_rows_expanded(type(model))
+    return install(model, Session.of(patch, config, implementation), overrides)
+
+
+def refuse_peft(model: Any) -> None:
+    """Raise a TypeError for a peft model: theta must be there before peft wraps it."""
+    if _is_peft(model):
+        raise TypeError("this is a peft model: call apply_dynimg() on the base model first, then get_peft_model()")
+
+
+def install(model: Any, session: Session, overrides: Overrides) -> Any:
+    """Give this instance the rotary wrapper, the hooks and methods in place of its own, and return it.
+
+    Args:
+        overrides: {(path of a module in the model, its method): function that takes the module first}.
+
+    Raises:
+        ValueError: it is patched already with another config, has no newline token, or other code replaced a method.
+    """
+    core, config = model.get_submodule(session.patch.core), session.config
+    if old := getattr(core, "dynimg", None):
+        if old.config != config or session.implementation not in ("auto", old.implementation):
             raise ValueError(
-                f"this model is patched already with {session.config}, implementation={session.implementation!r}; "
+                f"this model is patched already with {old.config}, implementation={old.implementation!r}; "
                 "call remove_dynimg(model) first"
             )
         logger.info("apply_dynimg: this model is patched already, nothing to do")
         return model
-    layout = DynImgLayout.from_config(config)
-    session = Session(patch, config, layout, CoordinateTable.from_layout(layout), implementation)
-    overrides = [
-        (core, patch.entry, dynimg_features(type(core), patch.entry)),
-        (model, PREPARE, with_extra_inputs(type(model))),
-    ]
-    if expands_by_patches(type(model), type(core)):
-        overrides.append((model, EXPAND, with_rows_expanded(type(model))))
-    for owner, name, _ in overrides:  # before anything is changed
+    if NEWLINE in session.layout.order and not hasattr(core, "image_newline"):
+        raise ValueError(
+            f"newline={config.newline!r}, but {type(model).__name__} has no newline token (image_newline); allowed for "
+            "it: 'auto', 'no_token'"
+        )
+    owners = {place: model.get_submodule(place[0]) for place in overrides}
+    for (_, name), owner in owners.items():  # before anything is changed
         if name in owner.__dict__:
             raise ValueError(
                 f"{type(owner).__name__}.{name} of this instance was replaced by other code; undo that first"
             )
     if config.rope_4d:
         _wrap_rotary(core, session)
-    for owner, name, function in overrides:  # bound to the instance, so that a copy of the model uses its own weights
-        owner.__dict__[name] = MethodType(function, owner)
+    for place, owner in owners.items():  # bound to the instance, so that a copy of the model uses its own weights
+        owner.__dict__[place[1]] = MethodType(overrides[place], owner)
+    session.overrides = list(overrides)
     session.handles += [
         core.register_forward_pre_hook(session.before, with_kwargs=True),
         core.register_forward_hook(session.after, with_kwargs=True, always_call=True),
@@ -123,8 +153,9 @@ def remove_dynimg(model: Any) -> Any:
         for name in further_rotaries(decoder, session.patch.rotary):
             decoder.set_submodule(name, decoder.get_submodule(name).base)
         decoder.set_submodule(session.patch.rotary, rotary.base)
-    del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
-    model.__dict__.pop(EXPAND, None)
+    for path, name in session.overrides:
+        del model.get_submodule(path).__dict__[name]
+    del core.__dict__["dynimg"]
     return model
 
 
@@ -160,7 +191,8 @@ def _fuse_attention(core: Any, session: Session, layers: Any, wrapper: DynImgRot
             "implementation='auto' takes the PyTorch path"
         )
     for path, interleaved in modules.items():
-        session.fused.append(f"{session.patch.language_model}.{session.patch.layers}.{path}")
+        parts = (session.patch.language_model, session.patch.layers, path)
+        session.fused.append(".".join(filter(None, parts)))  # the core may be the language model itself
         fuse(core.get_submodule(session.fused[-1]), interleaved)
     wrapper.implementation = session.implementation if modules else "reference"
 

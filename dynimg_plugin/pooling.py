@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -30,3 +31,11 @@ def pool_tokens(patches: Tensor, layout: DynImgLayout) -> Tensor:
         size = (region.cells.h, region.cells.w)
         cells[..., region.cells.rows, region.cells.columns] = F.adaptive_avg_pool2d(source, size)
     return rearrange(cells, "n c h w -> n (h w) c")
+
+
+def with_newlines(tokens: Tensor, newline: Tensor, layout: DynImgLayout) -> Tensor:
+    """Put the newline token (c,) where the layout's order wants it: (n, images * tokens, c) -> (n, more, c)."""
+    videos = tokens.unflatten(1, (-1, layout.images_per_order * layout.num_tokens))
+    last = newline.to(tokens).expand(*videos.shape[:2], 1, -1)
+    order = torch.tensor(layout.order, device=tokens.device)
+    return torch.cat((videos, last), 2)[:, :, order].flatten(1, 2)  # NEWLINE, -1, is the last

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
@@ -22,7 +21,7 @@ from dynimg_plugin.families import Patch, patch_of_processor
 from dynimg_plugin.hub import config_file
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.video import VideoLimits
-from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row
+from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, normalised, open_picture, padded, per_row
 
 VISUAL = ("video", "image")
 Group = list[Visual]
@@ -196,8 +195,7 @@ class DynImgProcessor(ProcessorMixin):
                 f"{slots}; this checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of "
                 f"{allowed[0]} x {allowed[0]} and slots {self.layout.slots}; compose it with this processor's config"
             )
-        padded = F.pad(pixels.float(), (0, size - side, 0, size - side), mode="replicate").to(torch.uint8)
-        return Visual(padded, image if isinstance(image, DynImg) else None)
+        return Visual(padded(pixels, size), image if isinstance(image, DynImg) else None)
 
     def _expand(self, prompt: str, groups: list[Group]) -> str:
         """Replace each image token by the tokens of its group; a single one may stand for all precomposed DynImgs."""
@@ -214,8 +212,13 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
                 "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        runs = iter(self.placeholders.write(self.base, size, self.config.pooled_size) for size in sizes)
+        runs = iter(map(self._run, sizes))
         return marker.sub(lambda _: next(runs), prompt)
+
+    def _run(self, dynimgs: int) -> str:
+        """The tokens of so many DynImgs. Newline tokens are counted here; the model puts each in its place."""
+        newlines = self.placeholders.token(self.base) * self.config.num_newlines(dynimgs)
+        return self.placeholders.write(self.base, dynimgs, self.config.pooled_size) + newlines
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:
@@ -226,7 +229,8 @@ class DynImgProcessor(ProcessorMixin):
     def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Group]]) -> None:
         for ids, groups in zip(input_ids, visuals, strict=True):
             found = ids.count(self.image_token_id)
-            wanted = sum(map(len, groups)) * self.config.tokens_per_image
+            dynimgs = sum(map(len, groups))
+            wanted = dynimgs * self.config.tokens_per_image + self.config.num_newlines(dynimgs)
             if found != wanted:
                 raise ValueError(
                     f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "
@@ -241,11 +245,9 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompts of a batch have {' and '.join(map(str, counts))} DynImgs; put prompts with the same "
                 "number into one batch (prompts without any may be mixed in)"
             )
-        pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals]).float()
-        processor = self.image_processor
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-        normalised = (pixels * processor.rescale_factor - mean) / std
-        return normalised.unsqueeze(2) if self.patch.dims == 6 else normalised
+        pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals])
+        values = normalised(pixels, self.image_processor)
+        return values.unsqueeze(2) if self.patch.dims == 6 else values
 
     def _times(self, visual: list[Visual]) -> Tensor:
         """(images, frames); the clock of each video starts at 0 and ticks with its own frames."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from threading import RLock
 from types import MethodType
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from dynimg_plugin.compat import pixel_input, returned
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
-from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.ops.reference import SPREAD
-from dynimg_plugin.pooling import pool_tokens
+from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
@@ -59,8 +59,14 @@ class Session:
     implementation: Implementation = "auto"
     fused: list[str] = field(default_factory=list)  # paths of the attention modules that take the operator
     not_fused: str = ""  # why there are none
+    overrides: list[tuple[str, str]] = field(default_factory=list)  # (path of a module in the model, its method)
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
+
+    @classmethod
+    def of(cls, patch: Patch, config: DynImgConfig, implementation: Implementation) -> Self:
+        layout = DynImgLayout.from_config(config)
+        return cls(patch, config, layout, CoordinateTable.from_layout(layout), implementation)
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -68,10 +74,9 @@ class Session:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        copied = Session(
-            self.patch, self.config, self.layout, self.table, self.implementation, list(self.fused), self.not_fused
-        )
+        copied = type(self).of(self.patch, self.config, self.implementation)
         memo[id(self)] = copied  # the copied hooks are bound to it
+        copied.fused, copied.not_fused, copied.overrides = list(self.fused), self.not_fused, list(self.overrides)
         copied.handles = deepcopy(self.handles, memo)
         return copied
 
@@ -91,7 +96,9 @@ class Session:
 
     def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
-        rebind(core, self.patch.entry)
+        for path, name in self.overrides:
+            if path == self.patch.core:
+                rebind(core, name)
         for attention in self.attention(core):
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
@@ -99,7 +106,7 @@ class Session:
         if self.config.rope_4d:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
-            coordinates = self._coordinates(core.config.image_token_id, given, explicit, times)
+            coordinates = self.coordinates(core, given, explicit, times)
         self.turn.lock.acquire()
         for module in self.rotary(core):
             module.coordinates = coordinates
@@ -114,17 +121,16 @@ class Session:
         except RuntimeError:  # the pre-hook itself failed, before it took its turn
             return
 
-    def _coordinates(
-        self, placeholder: int, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
+    def coordinates(
+        self, core: Any, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
     ) -> Tensor | None:
-        input_ids = given.get("input_ids")
-        length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[1]
-        cache = given.get("past_key_values")
-        past = cache.get_seq_length() if cache is not None else 0
+        """(b or 1, s, 3) of the tokens of this forward, from the core's arguments by name; None: all are text."""
+        placeholder, input_ids = core.config.image_token_id, given.get("input_ids")
+        _, length, past = extent(given)
         if explicit is not None:
             if input_ids is not None and not past and (input_ids[:, explicit.shape[1] :] == placeholder).any():
                 raise ValueError(f"rope4d_coords of shape {tuple(explicit.shape)} end before the prompt's last DynImg")
-            return _part_of(explicit, past, length)
+            return part_of(explicit, past, length)
         if not self._carries_dynimgs(given):
             return None  # a placeholder that the model itself wrote is text
         if input_ids is None:
@@ -138,6 +144,12 @@ class Session:
             raise ValueError(
                 f"t_mode={self.config.t_mode!r} of the model {'needs' if times is None else 'takes no'} dynimg_times, "
                 "(rows, images, frames); use a DynImgProcessor of the same config"
+            )
+        counts = (input_ids == placeholder).sum(-1)
+        if NEWLINE in self.layout.order and (counts % len(self.layout.order)).any():
+            raise ValueError(
+                f"a prompt holds {counts.max().item()} visual tokens, but with newline={self.config.newline!r} they "
+                f"come in runs of {len(self.layout.order)}; give DynImgProcessor the model's dynimg_config(model)"
             )
         return token_coordinates(input_ids, placeholder, self.table, times)
 
@@ -159,7 +171,14 @@ def core_of(model: nn.Module) -> tuple[Any, Session]:
     raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
 
 
-def _part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
+def extent(given: dict[str, Any]) -> tuple[int, int, int]:
+    """Rows and tokens of a forward, and how many tokens its cache holds already."""
+    input_ids, cache = given.get("input_ids"), given.get("past_key_values")
+    rows, length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[:2]
+    return rows, length, 0 if cache is None else cache.get_seq_length()
+
+
+def part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
     """The coordinates of tokens [past, past + length); tokens written after the prompt are text."""
     now = coordinates[:, past : past + length]
     return F.pad(now, (0, 0, 0, length - now.shape[1])) if now.shape[1] else None
@@ -212,12 +231,15 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
             f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
             f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
         )
+    session.config.num_newlines(count // session.layout.num_canvases)  # raises where they are no whole videos
     encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
     def per_row(features: Tensor) -> Any:
         tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
         tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+        if NEWLINE in session.layout.order:
+            tokens = with_newlines(tokens, core.image_newline, session.layout)
         return tokens if session.patch.stacked else list(tokens)
 
     return DynImgFeatures(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +32,18 @@ def as_tensor(picture: Any) -> Tensor:
             f"a DynImg is {array.dtype} of shape {array.shape}; allowed: RGB uint8, (H, W, 3) or (3, H, W)"
         )
     return torch.from_numpy(array.copy() if array.shape[0] == 3 else array.transpose(2, 0, 1).copy())
+
+
+def padded(pixels: Tensor, size: int) -> Tensor:
+    """(n, 3, H, W) uint8 at the tower's image size: padded right and below by edge copy, never resized."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels.float(), (0, size - width, 0, size - height), mode="replicate").to(torch.uint8)
+
+
+def normalised(pixels: Tensor, image_processor: Any) -> Tensor:
+    """(..., 3, H, W) uint8 -> float32, as an image processor of transformers does."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std))
+    return (pixels.float() * image_processor.rescale_factor - mean) / std
 
 
 def open_picture(item: Any) -> Any:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
 from dynimg_plugin.families import find_patch
+from dynimg_plugin.patching import OF_LLAVA
 from dynimg_plugin.tiny import build_tiny
 
 __all__ = ["AXES", "FAMILIES", "FEW", "families_with"]
@@ -47,6 +48,8 @@ def ordinary_image(base: Any) -> Any:
 
 
 def decoder(model: Any) -> Any:
+    if hasattr(model, OF_LLAVA):
+        return model.get_model()
     return model.model.get_submodule(find_patch(model.config.model_type).language_model)
 
 
@@ -92,3 +95,11 @@ def pixels_of(inputs: Any) -> torch.Tensor:
 def features_of(model: Any, inputs: Any) -> Any:
     """The visual features of the DynImgs, in the form that this release of transformers takes."""
     return model.model.get_image_features(pixels_of(inputs))
+
+
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }

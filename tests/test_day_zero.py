@@ -14,6 +14,7 @@ from modelling import (
     FEW,
     enable_checkpointing,
     families_with,
+    fingerprint,
     fresh,
     noise_video,
     ordinary_image,
@@ -29,14 +30,6 @@ from dynimg_plugin.compat import takes_outputs
 from dynimg_plugin.families import encode_llava
 
 QUESTION = "What moves in this video?"
-
-
-def fingerprint(model):
-    """Every module with its own attributes and hooks."""
-    return {
-        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    }
 
 
 def one(processor, text: str = QUESTION, seed: int = 0):
