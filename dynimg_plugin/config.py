@@ -17,6 +17,7 @@ TMode = Literal["slot", "time"]
 ThetaScope = Literal["shared", "per_layer"]
 Aspect = Literal["stretch", "auto", "keep"]
 Resize = Literal["exact", "fast"]
+KeepPolicy = Literal["motion", "similarity", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class DynImgConfig:
             most by 2 and letterbox the rest; "keep": letterbox only.
         resize: "exact": bicubic with antialiasing from the full picture; "fast": the decoder's own bicubic scaler.
         fast_between: while walking to an in-between frame, skip frames that no other needs; changes pixels (ours).
+        keep: share of every DynImg's pooled tokens that the language model gets, above 0 to 1 (ours; see `budget`). It
+            may differ from training to use.
+        keep_policy: which are kept. "motion": where prompts differ from their key frame; "similarity": those least like
+            one another; "uniform": the same ones everywhere, evenly spread.
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 
@@ -63,6 +68,8 @@ class DynImgConfig:
     aspect: Aspect = "stretch"
     resize: Resize = "exact"
     fast_between: bool = False
+    keep: float = 1.0
+    keep_policy: KeepPolicy = "motion"
     grid: int | None = None
     patch_size: int | None = None
 
@@ -75,6 +82,11 @@ class DynImgConfig:
                 f"num_prompts={self.num_prompts} does not divide the pooled row of {self.pooled_size} cells; "
                 f"allowed: {', '.join(map(str, divisors))} (for no prompts at all: fusion='none')"
             )
+        if self.keep < 1 and self.keep_policy == "motion" and self.fusion == "none":
+            raise ValueError(
+                "keep_policy='motion' compares prompts with their key frame, and fusion='none' has no prompts; "
+                "take 'similarity' or 'uniform'"
+            )
 
     @property
     def frames_per_image(self) -> int:
@@ -83,8 +95,13 @@ class DynImgConfig:
 
     @property
     def tokens_per_image(self) -> int:
-        """Visual tokens of one DynImg, 144 by default."""
-        return self.pooled_size**2
+        """Visual tokens of one DynImg, 144 by default, 58 with keep=0.4."""
+        return max(1, round(self.keep * self.pooled_size**2))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no token of a DynImg is dropped."""
+        return self.tokens_per_image == self.pooled_size**2
 
     @property
     def tokens_per_video(self) -> int:
@@ -106,6 +123,10 @@ class DynImgConfig:
             if given not in (None, found):
                 raise ValueError(f"{name}={given} was asked for, but the checkpoint's vision tower has {found}")
         return replace(self, grid=grid, patch_size=patch_size)
+
+    def fits(self, trained: DynImgConfig) -> bool:
+        """Whether weights trained with `trained` can be used with this config: only the token budget may differ."""
+        return replace(self, keep=trained.keep, keep_policy=trained.keep_policy) == trained
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,5 +174,8 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     elif hint is bool:
         if not isinstance(value, bool):
             raise ValueError(f"{name}={value!r} is not a truth value; allowed: True, False")
+    elif hint is float:
+        if type(value) not in (int, float) or not 0 < value <= 1:
+            raise ValueError(f"{name}={value!r} is not allowed; it takes a number above 0, at most 1")
     elif not (value is None and type(None) in get_args(hint)) and (type(value) is not int or value < 1):
         raise ValueError(f"{name}={value!r} is not allowed; it takes a whole number of at least 1")

@@ -14,6 +14,8 @@ from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.families import Patch, find_patch, supported_families
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
+from dynimg_plugin.mrope import rope_index
 from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding
 from dynimg_plugin.session import Session, core_of, dynimg_features, finish_angles, with_extra_inputs
@@ -77,6 +79,8 @@ def apply_dynimg(
         (core, patch.entry, dynimg_features(type(core), patch.entry)),
         (model, PREPARE, with_extra_inputs(type(model))),
     ]
+    if not config.keeps_all and "M-RoPE" in patch.rope:
+        overrides.append((core, ROPE_INDEX, rope_index(type(core))))
     for owner, name, _ in overrides:  # before anything is changed
         if name in owner.__dict__:
             raise ValueError(
@@ -111,6 +115,7 @@ def remove_dynimg(model: Any) -> Any:
         del attention.__dict__["forward"]
     if session.config.rope_4d:
         decoder.set_submodule(session.patch.rotary, rotary.base)
+    core.__dict__.pop(ROPE_INDEX, None)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
     return model
 

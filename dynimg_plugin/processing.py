@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
+from dynimg_plugin.budget import kept_beforehand, thinned
 from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
@@ -145,8 +146,9 @@ class DynImgProcessor(ProcessorMixin):
             if self.config.t_mode == "time":
                 data["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
         if return_coordinates:
-            ids = torch.as_tensor(data["input_ids"])
-            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, data.get("dynimg_times"))
+            ids, kept = torch.as_tensor(data["input_ids"]), kept_beforehand(shown, self.layout, self.config)
+            times = data.get("dynimg_times")
+            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, times, kept)
         return BatchFeature(data, tensor_type=tensors)
 
     def apply_chat_template(  # type: ignore[override]
@@ -212,8 +214,13 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
                 "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        runs = iter(self.placeholders.write(self.base, size, self.config.pooled_size) for size in sizes)
+        runs = iter(map(self._run, sizes))
         return marker.sub(lambda _: next(runs), prompt)
+
+    def _run(self, dynimgs: int) -> str:
+        """The tokens of so many DynImgs."""
+        whole = self.placeholders.write(self.base, dynimgs, self.config.pooled_size)
+        return thinned(whole, self.placeholders.token(self.base), self.layout, self.config)
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:

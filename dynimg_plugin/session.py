@@ -11,14 +11,18 @@ from threading import RLock
 from types import MethodType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
+from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens
@@ -32,9 +36,11 @@ class DynImgFeatures(BaseModelOutputWithPooling):
     """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill.
 
     deepstack_features: per deeper layer that takes features too, what pooler_output is for the input.
+    kept: (rows, tokens), with a token budget which of a row's tokens these are.
     """
 
     deepstack_features: list[Any] | None = None
+    kept: Tensor | None = None
 
 
 class Turn:
@@ -60,6 +66,7 @@ class Session:
     not_fused: str = ""  # why there are none
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
+    encoded: DynImgFeatures | None = None  # of the forward in flight, where they are needed before it asks for them
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -89,12 +96,20 @@ class Session:
         for attention in self.attention(core):
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
-        coordinates = None
-        if self.config.rope_4d:
+        coordinates = encoded = kept = None
+        if self.config.rope_4d or not self.config.keeps_all:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
-            coordinates = self._coordinates(core.config.image_token_id, given, explicit, times)
+            if not self.config.keeps_all and self._carries_dynimgs(given):
+                encoded = self._encoded(core, given)
+                visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, self.config)
+                kept = kept_of_rows(encoded.kept, visual, self.config)
+                if ROPE_INDEX in core.__dict__:
+                    args, kwargs = (), with_positions(core, given, visual, kept, self.config)
+            if self.config.rope_4d:
+                coordinates = self._coordinates(core.config.image_token_id, given, explicit, times, kept)
         self.turn.lock.acquire()
+        self.encoded = encoded
         for module in self.rotary(core):
             module.coordinates = coordinates
         return args, kwargs
@@ -103,13 +118,19 @@ class Session:
         """Forward hook, called on errors too."""
         for module in self.rotary(core):
             module.coordinates = None
+        self.encoded = None
         try:
             self.turn.lock.release()
         except RuntimeError:  # the pre-hook itself failed, before it took its turn
             return
 
     def _coordinates(
-        self, placeholder: int, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
+        self,
+        placeholder: int,
+        given: dict[str, Any],
+        explicit: Tensor | None,
+        times: Tensor | None,
+        kept: Tensor | None,
     ) -> Tensor | None:
         input_ids = given.get("input_ids")
         length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[1]
@@ -133,7 +154,17 @@ class Session:
                 f"t_mode={self.config.t_mode!r} of the model {'needs' if times is None else 'takes no'} dynimg_times, "
                 "(rows, images, frames); use a DynImgProcessor of the same config"
             )
-        return token_coordinates(input_ids, placeholder, self.table, times)
+        return token_coordinates(input_ids, placeholder, self.table, times, kept)
+
+    def taken(self) -> DynImgFeatures | None:
+        """The features that this thread's forward has encoded beforehand."""
+        with self.turn.lock:
+            encoded, self.encoded = self.encoded, None
+        return encoded
+
+    def _encoded(self, core: Any, given: dict[str, Any]) -> DynImgFeatures:
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+        return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given["pixel_values"])
 
     def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
@@ -191,7 +222,7 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
         given = signature.bind_partial(self, *args, **kwargs).arguments
         if not self.dynimg.is_dynimg(given):
             return original(self, *args, **kwargs)
-        return encode_dynimgs(self, given["pixel_values"])
+        return self.dynimg.taken() or encode_dynimgs(self, given["pixel_values"])
 
     return features
 
@@ -208,14 +239,20 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
-    def per_row(features: Tensor) -> Any:
-        tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
-        tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+    def pooled(features: Tensor) -> Tensor:
+        return pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+
+    def per_row(cells: Tensor) -> Any:
+        tokens = cells.reshape(rows, -1, cells.shape[-1])
+        tokens = tokens if kept is None else tokens[torch.arange(rows, device=tokens.device)[:, None], kept]
         return tokens if session.patch.stacked else list(tokens)
 
-    return DynImgFeatures(
-        pooler_output=per_row(patches), deepstack_features=None if deeper is None else list(map(per_row, deeper))
-    )
+    cells = pooled(patches)
+    kept = None
+    if not session.config.keeps_all:
+        kept = in_row(choose_cells(cells, session.layout, session.config), rows, session.layout.num_tokens)
+    further = None if deeper is None else [per_row(pooled(features)) for features in deeper]
+    return DynImgFeatures(pooler_output=per_row(cells), deepstack_features=further, kept=kept)
 
 
 def with_extra_inputs(model_class: type) -> Callable[..., Any]:

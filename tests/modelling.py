@@ -31,6 +31,14 @@ def fresh(family: str) -> tuple[Any, Any]:
     return deepcopy(model), base
 
 
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+
+
 def patched(family: str, config: DynImgConfig | None = None, **options: Any) -> tuple[Any, DynImgProcessor]:
     model, base = fresh(family)
     config = config or DynImgConfig()

@@ -13,6 +13,7 @@ from modelling import (
     FAMILIES,
     FEW,
     families_with,
+    fingerprint,
     fresh,
     noise_video,
     ordinary_image,
@@ -27,14 +28,6 @@ from dynimg_plugin import DynImgConfig, apply_dynimg, describe_dynimg, remove_dy
 from dynimg_plugin.families import encode_llava
 
 QUESTION = "What moves in this video?"
-
-
-def fingerprint(model):
-    """Every module with its own attributes and hooks."""
-    return {
-        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    }
 
 
 def one(processor, text: str = QUESTION, seed: int = 0):
