@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 CONFIG_NAME = "dynimg_config.json"
 FORMAT_VERSION = 1
+BUDGET = ("keep", "keep_policy")
 
 Sampling = Literal["auto", "iframe", "uniform", "motion"]
 Fusion = Literal["canvas", "after", "none"]
@@ -126,7 +127,8 @@ class DynImgConfig:
 
     def fits(self, trained: DynImgConfig) -> bool:
         """Whether weights trained with `trained` can be used with this config: only the token budget may differ."""
-        return replace(self, keep=trained.keep, keep_policy=trained.keep_policy) == trained
+        other = trained.to_dict()
+        return all(value == other[name] or name in BUDGET for name, value in self.to_dict().items())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

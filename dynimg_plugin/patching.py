@@ -167,13 +167,14 @@ class Description:
 
     def __str__(self) -> str:
         config, prompts = self.config, self.config.frames_per_image - 1
+        budget = "" if config.keeps_all else f", {config.keep:.0%} kept by {config.keep_policy}"
         norms = ", ".join(f"{axis} {norm:.3g}" for axis, norm in self.theta_norms.items()) or "off"
         return "\n".join(
             [
                 f"family        {self.family}",
                 f"DynImgs       {config.num_images} x (1 key + {prompts} prompts), fusion {config.fusion}",
                 f"tower grid    {config.grid} x {config.grid} patches of {config.patch_size} px",
-                f"tokens        {config.tokens_per_video} per video, pooled {config.pool}",
+                f"tokens        {config.tokens_per_video} per video, pooled {config.pool}{budget}",
                 f"rotary        {self.rotary}",
                 f"theta norms   {norms}",
                 f"4D RoPE by    {self.implementation}",

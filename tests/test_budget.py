@@ -19,8 +19,9 @@ from modelling import (
     sharpen,
 )
 
-from dynimg_plugin import DynImgConfig, DynImgLayout, DynImgProcessor, apply_dynimg, remove_dynimg
+from dynimg_plugin import DynImgConfig, DynImgLayout, DynImgProcessor, apply_dynimg, describe_dynimg, remove_dynimg
 from dynimg_plugin.budget import choose_cells, spread_cells, thinned
+from dynimg_plugin.cli_options import pairs
 from dynimg_plugin.mrope import placed, starts
 
 POLICIES = ("motion", "similarity", "uniform")
@@ -248,5 +249,10 @@ def test_a_budget_is_free_of_what_an_adapter_was_trained_with_and_is_saved(tmp_p
     config = replace(trained, keep=0.5, keep_policy="similarity")
     assert config.fits(trained)
     assert not replace(config, num_images=4).fits(trained)
+    assert not replace(config, fusion="none").fits(replace(trained, keep=0.5))
+    assert pairs(["keep=0.5", "num_images=2", "keep_policy=similarity"]) == {
+        "keep": 0.5, "num_images": 2, "keep_policy": "similarity"
+    }  # fmt: skip
+    assert "144 per video, pooled region, 50% kept by similarity" in str(describe_dynimg(patched("llava", config)[0]))
     config.save_pretrained(tmp_path)
     assert DynImgConfig.from_pretrained(tmp_path) == config
