@@ -79,8 +79,13 @@ def apply_dynimg(
         (core, patch.entry, dynimg_features(type(core), patch.entry)),
         (model, PREPARE, with_extra_inputs(type(model))),
     ]
-    if not config.keeps_all and "M-RoPE" in patch.rope:
+    if not config.keeps_all and hasattr(core, ROPE_INDEX):
         overrides.append((core, ROPE_INDEX, rope_index(type(core))))
+    elif not config.keeps_all and "M-RoPE" in patch.rope:
+        raise ValueError(
+            f"keep={config.keep}: {type(core).__name__} has M-RoPE but no {ROPE_INDEX}(), so kept tokens could not "
+            "take their positions along; use keep=1.0"
+        )
     for owner, name, _ in overrides:  # before anything is changed
         if name in owner.__dict__:
             raise ValueError(
@@ -115,7 +120,8 @@ def remove_dynimg(model: Any) -> Any:
         del attention.__dict__["forward"]
     if session.config.rope_4d:
         decoder.set_submodule(session.patch.rotary, rotary.base)
-    core.__dict__.pop(ROPE_INDEX, None)
+    if not session.config.keeps_all:
+        core.__dict__.pop(ROPE_INDEX, None)
     del core.__dict__[session.patch.entry], core.__dict__["dynimg"], model.__dict__[PREPARE]
     return model
 

@@ -22,6 +22,7 @@ from modelling import (
 from dynimg_plugin import DynImgConfig, DynImgLayout, DynImgProcessor, apply_dynimg, describe_dynimg, remove_dynimg
 from dynimg_plugin.budget import choose_cells, spread_cells, thinned
 from dynimg_plugin.cli_options import pairs
+from dynimg_plugin.families import find_patch
 from dynimg_plugin.mrope import placed, starts
 
 POLICIES = ("motion", "similarity", "uniform")
@@ -235,6 +236,10 @@ def test_what_cannot_follow_a_budget_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"hold \[144\] visual tokens, but with keep=0.4 the model keeps 116"):
         model(**other(text=TEXTS[0], videos=noise_video(), return_tensors="pt"))
     assert model(**inputs).logits.isfinite().all()
+
+    named = replace(find_patch("llava_onevision"), rope="half, M-RoPE")
+    with pytest.raises(ValueError, match=r"has M-RoPE but no get_rope_index\(\)"):
+        apply_dynimg(fresh("llava_onevision")[0], config, patch=named)
 
     even, processor = patched("llava_onevision", replace(config, keep_policy="uniform", t_mode="time"))
     inputs = processor(text=TEXTS[0], videos=noise_video(), return_tensors="pt", return_coordinates=True)
