@@ -157,7 +157,9 @@ class Session:
         return token_coordinates(input_ids, placeholder, self.table, times, kept)
 
     def taken(self) -> DynImgFeatures | None:
-        """The features that this thread's forward has encoded beforehand."""
+        """The features that this thread's forward has encoded beforehand, once; without a budget it has not."""
+        if self.config.keeps_all:
+            return None
         with self.turn.lock:
             encoded, self.encoded = self.encoded, None
         return encoded
