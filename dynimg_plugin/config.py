@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 CONFIG_NAME = "dynimg_config.json"
 FORMAT_VERSION = 1
+BUDGET = ("keep", "keep_policy")
 
 Sampling = Literal["auto", "iframe", "uniform", "motion"]
 Fusion = Literal["canvas", "after", "none"]
@@ -18,6 +19,7 @@ ThetaScope = Literal["shared", "per_layer"]
 Aspect = Literal["stretch", "auto", "keep"]
 Resize = Literal["exact", "fast"]
 Newline = Literal["auto", "grid", "frame", "one_token", "no_token"]
+KeepPolicy = Literal["motion", "similarity", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class DynImgConfig:
         newline: where LLaVA's newline token stands among a video's tokens, in the words of its `mm_newline_position`:
             "grid" after every row of pooled cells, "frame" after every DynImg, "one_token" after the video, "no_token"
             nowhere; "auto": as the checkpoint's config says, nowhere where it says nothing (our choice).
+        keep: share of every DynImg's pooled tokens that the language model gets, above 0 to 1 (ours; see `budget`). It
+            may differ from training to use.
+        keep_policy: which are kept. "motion": where prompts differ from their key frame; "similarity": those least like
+            one another; "uniform": the same ones everywhere, evenly spread.
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 
@@ -68,6 +74,8 @@ class DynImgConfig:
     resize: Resize = "exact"
     fast_between: bool = False
     newline: Newline = "auto"
+    keep: float = 1.0
+    keep_policy: KeepPolicy = "motion"
     grid: int | None = None
     patch_size: int | None = None
 
@@ -80,6 +88,16 @@ class DynImgConfig:
                 f"num_prompts={self.num_prompts} does not divide the pooled row of {self.pooled_size} cells; "
                 f"allowed: {', '.join(map(str, divisors))} (for no prompts at all: fusion='none')"
             )
+        if self.keep < 1 and self.keep_policy == "motion" and self.fusion == "none":
+            raise ValueError(
+                "keep_policy='motion' compares prompts with their key frame, and fusion='none' has no prompts; "
+                "take 'similarity' or 'uniform'"
+            )
+        if not self.keeps_all and self.newline not in ("auto", "no_token"):
+            raise ValueError(
+                f"keep={self.keep} drops tokens between the newline tokens of newline={self.newline!r}; take "
+                "newline='no_token' or keep=1.0"
+            )
 
     @property
     def frames_per_image(self) -> int:
@@ -88,8 +106,13 @@ class DynImgConfig:
 
     @property
     def tokens_per_image(self) -> int:
-        """Visual tokens of one DynImg without newline tokens, 144 by default."""
-        return self.pooled_size**2
+        """Visual tokens of one DynImg without newline tokens, 144 by default, 58 with keep=0.4."""
+        return max(1, round(self.keep * self.pooled_size**2))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no token of a DynImg is dropped."""
+        return self.tokens_per_image == self.pooled_size**2
 
     @property
     def tokens_per_video(self) -> int:
@@ -130,6 +153,11 @@ class DynImgConfig:
                 raise ValueError(f"{name}={given} was asked for, but the checkpoint's vision tower has {found}")
         as_trained = newline if newline and self.newline == "auto" else self.newline
         return replace(self, grid=grid, patch_size=patch_size, newline=as_trained)
+
+    def fits(self, trained: DynImgConfig) -> bool:
+        """Whether weights trained with `trained` can be used with this config: only the token budget may differ."""
+        other = trained.to_dict()
+        return all(value == other[name] or name in BUDGET for name, value in self.to_dict().items())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -177,5 +205,8 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     elif hint is bool:
         if not isinstance(value, bool):
             raise ValueError(f"{name}={value!r} is not a truth value; allowed: True, False")
+    elif hint is float:
+        if type(value) not in (int, float) or not 0 < value <= 1:
+            raise ValueError(f"{name}={value!r} is not allowed; it takes a number above 0, at most 1")
     elif not (value is None and type(None) in get_args(hint)) and (type(value) is not int or value < 1):
         raise ValueError(f"{name}={value!r} is not allowed; it takes a whole number of at least 1")

@@ -64,7 +64,11 @@ def _on_key_scale(region: Region, key: Region) -> tuple[Tensor, Tensor]:
 
 
 def token_coordinates(
-    input_ids: Tensor, placeholder_id: int, table: CoordinateTable, frame_times: Tensor | None = None
+    input_ids: Tensor,
+    placeholder_id: int,
+    table: CoordinateTable,
+    frame_times: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """(t, h, w) of every token, (b, s) -> (b, s, 3) float32; text and newline tokens have zeros.
 
@@ -73,10 +77,14 @@ def token_coordinates(
 
     Args:
         frame_times: (rows with DynImgs, images, frames), t of every frame; None takes the slots.
+        kept: (rows with DynImgs, placeholders), which of a row's tokens each placeholder holds; None: all, in order.
     """
     table = table.to(input_ids.device)
     mask = input_ids == placeholder_id
     place = (mask.cumsum(-1) - 1).clamp(min=0)
+    row = (mask.any(-1).cumsum(0) - 1).clamp(min=0)[:, None]
+    if kept is not None:
+        place = kept.to(mask.device)[row, place]
     token = table.order[place % len(table.order)]
     mask = mask & (token != NEWLINE)
     cell = token % table.num_tokens
@@ -84,7 +92,6 @@ def token_coordinates(
     if frame_times is None:
         t = (table.share @ table.slots)[cell]
     else:
-        row = (mask.any(-1).cumsum(0) - 1).clamp(min=0)[:, None]
         times = frame_times.to(input_ids.device, torch.float32)
         t = (table.share[cell] * times[row, image.clamp(0, times.shape[1] - 1)]).sum(-1)
     return torch.cat((t[..., None], table.hw[cell]), -1) * mask[..., None]

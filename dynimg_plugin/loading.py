@@ -56,14 +56,14 @@ def load(
     tower = check_checkpoint(base)
     stored = stored_config(base, adapter, config).on_tower(**tower)
     config = stored if config is None else config.on_tower(**tower)
-    if adapter is not None and config != stored:
+    if adapter is not None and not config.fits(stored):
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     if adapter is None and lora_alpha is not None:
         raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
     model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
     apply_dynimg(model.eval(), config, implementation=implementation)
     if stored_theta := [name for name in unexpected if THETA in name]:
-        if config_file(base) is None or config != stored_config(base).on_tower(**tower):
+        if config_file(base) is None or not config.fits(stored_config(base).on_tower(**tower)):
             raise ValueError(
                 f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
@@ -206,7 +206,7 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
 
     config = dynimg_config(model)
     trained = stored_config("", adapter, config)
-    if config not in (trained, replace(trained, grid=config.grid, patch_size=config.patch_size)):
+    if not (config.fits(trained) or config.fits(replace(trained, grid=config.grid, patch_size=config.patch_size))):
         raise ValueError(f"the adapter was trained with {trained}, but the model is patched with {config}")
     if file_beside(adapter, "adapter_model.safetensors") is None:
         raise ValueError(

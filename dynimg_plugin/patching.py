@@ -16,6 +16,8 @@ from dynimg_plugin.compat import expands_by_patches, further_rotaries
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.families import ENTRY_POINTS, Patch, find_patch, supported_families
 from dynimg_plugin.layout import NEWLINE
+from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
+from dynimg_plugin.mrope import rope_index
 from dynimg_plugin.ops import Implementation, describe, require
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding, SameTheta
 from dynimg_plugin.session import (
@@ -83,7 +85,18 @@ def apply_dynimg(
     }
     if expands_by_patches(type(model), core_class):
         overrides["", EXPAND] = with_rows_expanded(type(model))
+    if not config.keeps_all and "M-RoPE" in patch.rope:
+        overrides[patch.core, ROPE_INDEX] = _rope_index(core_class, config)
     return install(model, Session.of(patch, config, implementation), overrides)
+
+
+def _rope_index(core_class: type, config: DynImgConfig) -> Callable[..., Any]:
+    if not hasattr(core_class, ROPE_INDEX):
+        raise ValueError(
+            f"keep={config.keep}: {core_class.__name__} has M-RoPE but no {ROPE_INDEX}(), so kept tokens could not "
+            "take their positions along; use keep=1.0"
+        )
+    return rope_index(core_class)
 
 
 def refuse_peft(model: Any) -> None:
@@ -209,13 +222,14 @@ class Description:
 
     def __str__(self) -> str:
         config, prompts = self.config, self.config.frames_per_image - 1
+        budget = "" if config.keeps_all else f", {config.keep:.0%} kept by {config.keep_policy}"
         norms = ", ".join(f"{axis} {norm:.3g}" for axis, norm in self.theta_norms.items()) or "off"
         return "\n".join(
             [
                 f"family        {self.family}",
                 f"DynImgs       {config.num_images} x (1 key + {prompts} prompts), fusion {config.fusion}",
                 f"tower grid    {config.grid} x {config.grid} patches of {config.patch_size} px",
-                f"tokens        {config.tokens_per_video} per video, pooled {config.pool}",
+                f"tokens        {config.tokens_per_video} per video, pooled {config.pool}{budget}",
                 f"rotary        {self.rotary}",
                 f"theta norms   {norms}",
                 f"4D RoPE by    {self.implementation}",

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
+from dynimg_plugin.budget import kept_beforehand, thinned
 from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
@@ -146,8 +147,9 @@ class DynImgProcessor(ProcessorMixin):
             if self.config.t_mode == "time":
                 data["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
         if return_coordinates:
-            ids = torch.as_tensor(data["input_ids"])
-            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, data.get("dynimg_times"))
+            ids, kept = torch.as_tensor(data["input_ids"]), kept_beforehand(shown, self.layout, self.config)
+            times = data.get("dynimg_times")
+            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, times, kept)
         return BatchFeature(data, tensor_type=tensors)
 
     def apply_chat_template(  # type: ignore[override]
@@ -217,8 +219,9 @@ class DynImgProcessor(ProcessorMixin):
 
     def _run(self, dynimgs: int) -> str:
         """The tokens of so many DynImgs. Newline tokens are counted here; the model puts each in its place."""
-        newlines = self.placeholders.token(self.base) * self.config.num_newlines(dynimgs)
-        return self.placeholders.write(self.base, dynimgs, self.config.pooled_size) + newlines
+        token = self.placeholders.token(self.base)
+        whole = self.placeholders.write(self.base, dynimgs, self.config.pooled_size)
+        return thinned(whole, token, self.layout, self.config) + token * self.config.num_newlines(dynimgs)
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:

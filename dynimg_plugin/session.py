@@ -11,15 +11,19 @@ from threading import RLock
 from types import MethodType
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in
 from dynimg_plugin.compat import pixel_input, returned
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import NEWLINE, DynImgLayout
+from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
+from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens, with_newlines
@@ -33,9 +37,11 @@ class DynImgFeatures(BaseModelOutputWithPooling):
     """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill.
 
     deepstack_features: per deeper layer that takes features too, what pooler_output is for the input.
+    kept: (rows, tokens), with a token budget which of a row's tokens these are.
     """
 
     deepstack_features: list[Any] | None = None
+    kept: Tensor | None = None
 
 
 class Turn:
@@ -62,6 +68,7 @@ class Session:
     overrides: list[tuple[str, str]] = field(default_factory=list)  # (path of a module in the model, its method)
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
+    encoded: DynImgFeatures | None = None  # of the forward in flight, where they are needed before it asks for them
 
     @classmethod
     def of(cls, patch: Patch, config: DynImgConfig, implementation: Implementation) -> Self:
@@ -102,12 +109,20 @@ class Session:
         for attention in self.attention(core):
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
-        coordinates = None
-        if self.config.rope_4d:
+        coordinates = encoded = kept = None
+        if self.config.rope_4d or not self.config.keeps_all:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
-            coordinates = self.coordinates(core, given, explicit, times)
+            if not self.config.keeps_all and self._carries_dynimgs(given):
+                encoded = self._encoded(core, given)
+                visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, self.config)
+                kept = kept_of_rows(encoded.kept, visual, self.config)
+                if ROPE_INDEX in core.__dict__:
+                    args, kwargs = (), with_positions(core, given, visual, kept, self.config)
+            if self.config.rope_4d:
+                coordinates = self.coordinates(core, given, explicit, times, kept)
         self.turn.lock.acquire()
+        self.encoded = encoded
         for module in self.rotary(core):
             module.coordinates = coordinates
         return args, kwargs
@@ -116,13 +131,19 @@ class Session:
         """Forward hook, called on errors too."""
         for module in self.rotary(core):
             module.coordinates = None
+        self.encoded = None
         try:
             self.turn.lock.release()
         except RuntimeError:  # the pre-hook itself failed, before it took its turn
             return
 
     def coordinates(
-        self, core: Any, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
+        self,
+        core: Any,
+        given: dict[str, Any],
+        explicit: Tensor | None,
+        times: Tensor | None,
+        kept: Tensor | None = None,
     ) -> Tensor | None:
         """(b or 1, s, 3) of the tokens of this forward, from the core's arguments by name; None: all are text."""
         placeholder, input_ids = core.config.image_token_id, given.get("input_ids")
@@ -151,7 +172,19 @@ class Session:
                 f"a prompt holds {counts.max().item()} visual tokens, but with newline={self.config.newline!r} they "
                 f"come in runs of {len(self.layout.order)}; give DynImgProcessor the model's dynimg_config(model)"
             )
-        return token_coordinates(input_ids, placeholder, self.table, times)
+        return token_coordinates(input_ids, placeholder, self.table, times, kept)
+
+    def taken(self) -> DynImgFeatures | None:
+        """The features that this thread's forward has encoded beforehand, once; without a budget it has not."""
+        if self.config.keeps_all:
+            return None
+        with self.turn.lock:
+            encoded, self.encoded = self.encoded, None
+        return encoded
+
+    def _encoded(self, core: Any, given: dict[str, Any]) -> DynImgFeatures:
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+        return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given[self.pixels])
 
     def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
@@ -217,7 +250,8 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
         given = signature.bind_partial(self, *args, **kwargs).arguments
         if not self.dynimg.is_dynimg(given):
             return original(self, *args, **kwargs)
-        return returned(core_class, encode_dynimgs(self, given[self.dynimg.pixels]))
+        encoded = self.dynimg.taken() or encode_dynimgs(self, given[self.dynimg.pixels])
+        return returned(core_class, encoded)
 
     return features
 
@@ -235,16 +269,22 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
-    def per_row(features: Tensor) -> Any:
-        tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
-        tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+    def pooled(features: Tensor) -> Tensor:
+        return pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+
+    def per_row(cells: Tensor) -> Any:
+        tokens = cells.reshape(rows, -1, cells.shape[-1])
+        tokens = tokens if kept is None else tokens[torch.arange(rows, device=tokens.device)[:, None], kept]
         if NEWLINE in session.layout.order:
             tokens = with_newlines(tokens, core.image_newline, session.layout)
         return tokens if session.patch.stacked else list(tokens)
 
-    return DynImgFeatures(
-        pooler_output=per_row(patches), deepstack_features=None if deeper is None else list(map(per_row, deeper))
-    )
+    cells = pooled(patches)
+    kept = None
+    if not session.config.keeps_all:
+        kept = in_row(choose_cells(cells, session.layout, session.config), rows, session.layout.num_tokens)
+    further = None if deeper is None else [per_row(pooled(features)) for features in deeper]
+    return DynImgFeatures(pooler_output=per_row(cells), deepstack_features=further, kept=kept)
 
 
 def with_rows_expanded(model_class: Any) -> Callable[..., Any]:

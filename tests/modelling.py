@@ -32,6 +32,14 @@ def fresh(family: str) -> tuple[Any, Any]:
     return deepcopy(model), base
 
 
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+
+
 def patched(family: str, config: DynImgConfig | None = None, **options: Any) -> tuple[Any, DynImgProcessor]:
     model, base = fresh(family)
     config = config or DynImgConfig()
@@ -95,11 +103,3 @@ def pixels_of(inputs: Any) -> torch.Tensor:
 def features_of(model: Any, inputs: Any) -> Any:
     """The visual features of the DynImgs, in the form that this release of transformers takes."""
     return model.model.get_image_features(pixels_of(inputs))
-
-
-def fingerprint(model: Any) -> dict[str, Any]:
-    """Every module with its own attributes and hooks."""
-    return {
-        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    }

@@ -14,7 +14,7 @@ LAYERS = [
     {"compat", "config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
-    {"video", "pooling", "attention"},
+    {"video", "pooling", "attention", "budget", "mrope"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching", "original"},

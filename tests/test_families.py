@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,8 @@ def test_an_adapter_with_theta_comes_back(family, tmp_path):
     inputs = processor(text="What?", videos=noise_video(), return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(load(base, tmp_path / "adapter")[0](**inputs).logits, trained(**inputs).logits)
+    with_budget = replace(processor.config, keep=0.5)
+    assert load(base, tmp_path / "adapter", with_budget)[1].config == with_budget
 
 
 def test_theta_counts_the_frequencies_that_turn():

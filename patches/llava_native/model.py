@@ -42,7 +42,12 @@ class NativeSession(Session):
     generating: bool = False
 
     def coordinates(
-        self, core: Any, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
+        self,
+        core: Any,
+        given: dict[str, Any],
+        explicit: Tensor | None,
+        times: Tensor | None,
+        kept: Tensor | None = None,
     ) -> Tensor | None:
         plan = self.plan if explicit is None else explicit
         if plan is None:
@@ -90,6 +95,8 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, implementati
     )
     if config.t_mode == "time":
         raise ValueError("t_mode='time' has no way through the llava package's arguments; take t_mode='slot'")
+    if not config.keeps_all:
+        raise ValueError(f"keep={config.keep}: the llava package's models take whole DynImgs only; use keep=1.0")
     patch = Patch(model_type=model.config.model_type, language_model="", encode=encode)
     overrides: Overrides = {("", OF_LLAVA): prepare, ("", "encode_images"): encode_images, ("", "generate"): generate}
     session = NativeSession.of(patch, config, implementation)
