@@ -43,6 +43,7 @@ PATCH = Patch(
     language_model="text_model",
     encode=encode,
     geometry=geometry,
+    vision_tower="vision_model",
     dims=6,
     placeholders=Placeholders("Idefics3Processor", canvas=canvas, write=write),
 )

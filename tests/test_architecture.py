@@ -14,7 +14,7 @@ LAYERS = [
     {"config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
-    {"video", "pooling", "attention"},
+    {"video", "pooling", "attention", "towers"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching", "original"},
