@@ -114,19 +114,24 @@ def find_tower(core: Any, patch: Patch, grid: int) -> Tower:
             f"fusion='tokens' found no {patch.vision_tower!r} in {type(core).__name__}; name the path of its tower in "
             "Patch(vision_tower=...)"
         ) from error
-    if reason := _reason(module, grid):
+    kind = _kind(module)
+    reason = _reason(module, kind, grid) if kind else f"it is a tower of class {type(module).__name__}"
+    if kind is None or reason:
         raise ValueError(
             f"fusion='tokens' cannot join the vision tower of {patch.model_type!r}: {reason}. Allowed: SigLIP and CLIP "
             "towers of transformers, and timm's VisionTransformer with position embeddings in transformers' wrapper, "
             "where every patch is projected alone, as in LLaVA; here take fusion='canvas', 'after' or 'none'"
         )
-    return KINDS[type(module).__name__](module)
+    return kind(module)
 
 
-def _reason(tower: Any, grid: int) -> str:
-    """Why prompt tokens cannot join a tower; empty when they can."""
-    if type(tower).__name__ not in KINDS:
-        return f"it is a tower of class {type(tower).__name__}"
+def _kind(tower: Any) -> Callable[[Any], Tower] | None:
+    """By the names of its classes: FSDP makes a subclass of what it shards."""
+    return next((KINDS[base.__name__] for base in type(tower).__mro__ if base.__name__ in KINDS), None)
+
+
+def _reason(tower: Any, kind: Callable[[Any], Tower], grid: int) -> str:
+    """Why prompt tokens cannot join a tower of a known kind; empty when they can."""
     if (vit := getattr(tower, "timm_model", None)) is not None:
         from timm.models.vision_transformer import VisionTransformer
 
@@ -134,7 +139,7 @@ def _reason(tower: Any, grid: int) -> str:
             return f"it is timm's {type(vit).__name__}"
         if vit.pos_embed is None:
             return "it has no position embeddings"
-    own = KINDS[type(tower).__name__](tower).grid
+    own = kind(tower).grid
     return "" if own == grid else f"its {own} x {own} patches are merged to {grid} x {grid} tokens"
 
 
@@ -149,10 +154,10 @@ class PromptSlots(nn.Module):
 
     def __init__(self, layout: DynImgLayout, width: int, device: torch.device | None = None) -> None:
         super().__init__()
-        widths = torch.tensor([region.patches.w for region in layout.regions[1:]], device=device)
-        self.slot_embedding = nn.Parameter(torch.zeros(len(widths), width, device=device))
-        frames = torch.arange(len(widths), device=device).repeat_interleave(widths)
-        self.register_buffer("frame_of_column", frames, persistent=False)
+        prompts = layout.regions[1:]
+        frames = [index for index, region in enumerate(prompts) for _ in range(region.patches.w)]
+        self.slot_embedding = nn.Parameter(torch.zeros(len(prompts), width, device=device))
+        self.register_buffer("frame_of_column", torch.tensor(frames, device=device), persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:
         """(m, h, grid, c), the row of prompts -> the same with every column's slot vector."""
