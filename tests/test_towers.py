@@ -282,10 +282,10 @@ def test_training_and_evaluation_take_it_by_one_option(tmp_path):
     options = {"fusion": "tokens", "max_steps": 2, "activation_checkpointing": True, "learning_rate": 1e-3}
     result = quick(base, tmp_path / "adapter", data="motion_qa_mc:4", **options)
     norms = [entry["slot_embedding"] for entry in result.history if "loss" in entry]
-    assert 0 < norms[0] < norms[1] < 2 * 2e-3 * 128**0.5  # it moves, and at the run's rate, not at theta's
+    assert 0.5 < norms[-1] / (1e-3 * 128**0.5) < 1.01  # one step of Adam at the run's rate, not at theta's
     assert "| trained | LoRA r 8, projector, theta, slots |" in (result.output / "README.md").read_text("utf-8")
     served = LlavaDynImg(str(base), adapter=str(result.output), device="cpu", fusion="tokens", max_new_tokens=2)
-    assert describe_dynimg(served.model).slot_norm == pytest.approx(norms[1], abs=1e-4)
+    assert describe_dynimg(served.model).slot_norm == pytest.approx(norms[-1], abs=1e-4)
     scores = evaluate_model(served.model, served.processor, "motion_qa_mc", limit=1)
     assert "motion_qa_mc/accuracy" in scores
 
