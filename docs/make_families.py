@@ -1,12 +1,14 @@
 """Write docs/families.md from the families' own files: python docs/make_families.py"""
 
 from pathlib import Path
+from typing import Any
 
 from dynimg_plugin.attention import fusable
-from dynimg_plugin.families import find_patch
+from dynimg_plugin.families import Patch, find_patch
 from dynimg_plugin.family_table import FamilyRow, family_rows
 from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.tiny import build_tiny
+from dynimg_plugin.towers import find_tower
 
 HERE = Path(__file__).parent
 SETS = ("constraints-oldest.txt", "constraints.txt")  # what `make test-oldest` and `make test` run with
@@ -19,6 +21,7 @@ COLUMNS = (
     "rotary embedding",
     "native operator",
     "transformers tried",
+    "`fusion=tokens`",
     "notes",
 )
 
@@ -53,12 +56,30 @@ def _pin(package: str, constraints: str) -> str:
 
 def _cells(row: FamilyRow, tried: str) -> list[str]:
     names = (f"`{name}`" for name in (row.model, row.language_model, row.entry))
-    return [row.family, *names, row.tokens, row.rope, _native(row.family), tried, row.notes]
+    model, patch = build_tiny(row.family)[0], find_patch(row.family)
+    return [
+        row.family,
+        *names,
+        row.tokens,
+        row.rope,
+        _native(model, patch),
+        tried,
+        _prompt_tokens(model, patch),
+        row.notes,
+    ]
 
 
-def _native(family: str) -> str:
+def _prompt_tokens(model: Any, patch: Patch) -> str:
+    """Whether prompt frames can join the sequence of the family's tower."""
+    try:
+        find_tower(model.get_submodule(patch.core), patch, patch.tower(model.config)[0])
+    except ValueError:
+        return "no"
+    return "yes"
+
+
+def _native(model: Any, patch: Patch) -> str:
     """Whether the attention layers of a tiny model of the family take the operator, or why they do not."""
-    model, patch = build_tiny(family)[0], find_patch(family)
     decoder = model.get_submodule(patch.core).get_submodule(patch.language_model)
     rotary = DynImgRotaryEmbedding(decoder.get_submodule(patch.rotary))
     _, reason = fusable(decoder.get_submodule(patch.layers), rotary)

@@ -54,7 +54,7 @@ def compose(
     end: Annotated[float | None, typer.Option(help="last second of the video to look at")] = None,
     num_images: Annotated[int, typer.Option(help="DynImgs per video")] = 4,
     num_prompts: Annotated[int, typer.Option(help="prompt frames per DynImg: 1, 2, 3, 4, 6 or 12")] = 4,
-    fusion: Annotated[str, typer.Option(help="canvas | after | none")] = "canvas",
+    fusion: Annotated[str, typer.Option(help="canvas | tokens | after | none")] = "canvas",
     aspect: Annotated[str, typer.Option(help="stretch | auto | keep")] = "stretch",
     tower_grid: Annotated[int, typer.Option(help="patch rows of the vision tower: 27, 24, 28, ...")] = 27,
     patch_size: Annotated[int, typer.Option(help="pixels of a patch's side")] = 14,

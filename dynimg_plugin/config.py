@@ -12,7 +12,8 @@ FORMAT_VERSION = 1
 BUDGET = ("keep", "keep_policy")
 
 Sampling = Literal["auto", "iframe", "uniform", "motion"]
-Fusion = Literal["canvas", "after", "none"]
+Fusion = Literal["canvas", "tokens", "after", "none"]
+PromptAttention = Literal["joint", "apart"]
 Pool = Literal["region", "plain"]
 TMode = Literal["slot", "time"]
 ThetaScope = Literal["shared", "per_layer"]
@@ -31,8 +32,11 @@ class DynImgConfig:
     Attributes:
         num_images: DynImgs per video (paper: 4; ablation: 1, 4, 16).
         num_prompts: non-key frames under each key frame (paper: 4; ablation: 1, 2, 4, 6, 12); divides `pooled_size`.
-        fusion: how prompt frames enter. "canvas": inside the DynImg (the paper); "after": encoded apart and appended
-            (the paper's ablation); "none": key frames alone. All three give the same number of visual tokens.
+        fusion: how prompt frames enter. "canvas": inside the DynImg (the paper); "tokens": as further tokens of the
+            vision tower's own sequence, beside a key frame that keeps all its pixels (ours); "after": encoded apart
+            and appended (the paper's ablation); "none": key frames alone. All give the same number of visual tokens.
+        prompt_attention: with fusion="tokens", whether key frame and prompts see one another in the tower ("joint") or
+            are masked from one another ("apart", an ablation: the key frame's features are the plain tower's).
         rope_4d: learnable (t, h, w) angles on top of the language model's own rotary embedding.
         theta_scope: one set of theta for all layers ("shared", our choice) or one per decoder layer.
         t_mode: t of a frame. "slot": ..., -2, -1, 0, 1, 2, ... around its key frame; "time": the real time over the
@@ -64,6 +68,7 @@ class DynImgConfig:
     num_images: int = 4
     num_prompts: int = 4
     fusion: Fusion = "canvas"
+    prompt_attention: PromptAttention = "joint"
     rope_4d: bool = True
     theta_scope: ThetaScope = "shared"
     t_mode: TMode = "slot"
@@ -97,6 +102,10 @@ class DynImgConfig:
             raise ValueError(
                 f"keep={self.keep} drops tokens between the newline tokens of newline={self.newline!r}; take "
                 "newline='no_token' or keep=1.0"
+            )
+        if self.prompt_attention != "joint" and self.fusion != "tokens":
+            raise ValueError(
+                f"prompt_attention={self.prompt_attention!r} belongs to fusion='tokens'; fusion is {self.fusion!r}"
             )
 
     @property
@@ -136,7 +145,7 @@ class DynImgConfig:
 
     @property
     def canvas_size(self) -> int:
-        """Side of a DynImg in pixels, 27 * 14 = 378 by default."""
+        """Width of a DynImg in pixels, and its height but for fusion="tokens"; 27 * 14 = 378 by default."""
         return (self.grid or 27) * (self.patch_size or 14)
 
     def on_tower(self, *, grid: int, patch_size: int, newline: Newline | None = None) -> Self:

@@ -34,7 +34,7 @@ class CoordinateTable:
     @classmethod
     def from_layout(cls, layout: DynImgLayout) -> Self:
         frames = len(layout.regions)
-        painted = torch.zeros(layout.num_canvases, layout.grid, layout.grid, frames + 2, dtype=torch.float64)
+        painted = torch.zeros(layout.num_canvases, layout.rows, layout.grid, frames + 2, dtype=torch.float64)
         key = layout.regions[0]
         for index, region in enumerate(layout.regions):
             area = painted[region.canvas, region.patches.rows, region.patches.columns]

@@ -62,6 +62,7 @@ class Patch:
             language model take features too, a tuple of them and a list of those.
         geometry: model's config -> (cells per side, pixels of a cell's side) of the projected features; a tower that
             merges 2 x 2 patches of 14 px has cells of 28 px, so that no cell holds pixels of two frames.
+        vision_tower: path of the tower that encodes DynImgs, from the core; fusion="tokens" alone needs it.
         stacked: the core takes the features as one tensor (rows, tokens, c) instead of a list of (tokens, c).
         dims: dimensions of pixel_values by which DynImgs are known, (rows, images, 3, H, W); 6, with an axis of 1 after
             the images, where the family's own images have 5.
@@ -78,6 +79,7 @@ class Patch:
     entry: str = "get_image_features"
     encode: Callable[[Any, Tensor], Any] = encode_llava
     geometry: Callable[[Any], tuple[int, int]] = square_tower
+    vision_tower: str = "vision_tower"
     stacked: bool = False
     dims: int = 5
     released: tuple[int, ...] = (24,)

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import DynImgConfig
-from dynimg_plugin.loading import check_theta, plain_name, with_fresh_adapter
+from dynimg_plugin.loading import check_ours, plain_name, with_fresh_adapter
 from dynimg_plugin.patching import apply_dynimg
 
 WEIGHTS, INDEX = "adapter_model.safetensors", "model.safetensors.index.json"
@@ -55,7 +55,7 @@ def check_adapter(base: str | Path, adapter: str | Path, config: DynImgConfig) -
         raise FileNotFoundError(f"{path} is missing; give the folder of a peft adapter in safetensors format")
     with safe_open(path, "pt") as tensors:
         stored = {plain_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    check_theta(adapter, stored, config)
+    check_ours(adapter, stored, config)
     base_config = AutoConfig.from_pretrained(base)
     with init_empty_weights():  # parameters without memory; buffers are real, 4D RoPE looks at the rotary ones
         model = auto_class(base_config.model_type).from_config(base_config)

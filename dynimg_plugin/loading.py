@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
 THETA = ".theta_"
+OURS = (THETA, ".slot_embedding")  # parameters that apply_dynimg() adds
 logger = logging.get_logger(__name__)
 
 
@@ -62,20 +63,20 @@ def load(
         raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
     model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
     apply_dynimg(model.eval(), config, implementation=implementation)
-    if stored_theta := [name for name in unexpected if THETA in name]:
+    if stored_ours := list(filter(is_ours, unexpected)):
         if config_file(base) is None or not config.fits(stored_config(base).on_tower(**tower)):
             raise ValueError(
-                f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
+                f"{base} holds trained theta or slot embeddings: save the config they were trained with beside them "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
-        _restore_theta(model, base, len(stored_theta))
+        _restore_ours(model, base, len(stored_ours))
     processor = DynImgProcessor(base_processor, config, patch=find_patch(model.config.model_type))
     return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
 @contextmanager
 def without_report() -> Iterator[None]:
-    """transformers reports a checkpoint's theta as unexpected weights that can be ignored; they are not."""
+    """transformers reports weights of ours in a checkpoint as unexpected ones that can be ignored; they are not."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -86,7 +87,7 @@ def without_report() -> Iterator[None]:
 
 def _report(base: str | Path, info: dict[str, Any]) -> None:
     for kind, names in info.items():
-        if odd := [str(name) for name in names if THETA not in str(name)]:
+        if odd := [str(name) for name in names if not is_ours(str(name))]:
             logger.warning(f"{base}: {len(odd)} {kind.replace('_', ' ')}: {', '.join(sorted(odd)[:5])}")
 
 
@@ -98,9 +99,9 @@ def restore_weights(model: Any, folder: str | Path) -> None:
     with without_report():
         stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     result = model.load_state_dict(stored, strict=False)
-    if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
+    if result.unexpected_keys or not all(map(is_ours, result.missing_keys)):
         raise ValueError(f"{folder} does not fit this model: {result}")
-    _restore_theta(model, folder, len(result.missing_keys))
+    _restore_ours(model, folder, len(result.missing_keys))
 
 
 def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
@@ -114,21 +115,26 @@ def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 
 
-def _restore_theta(model: Any, base: str | Path, count: int) -> None:
-    """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
+def is_ours(name: str) -> bool:
+    """Whether a parameter of this name is one that apply_dynimg() adds: theta or the slot embedding."""
+    return any(word in name for word in OURS)
+
+
+def _restore_ours(model: Any, base: str | Path, count: int) -> None:
+    """Copy weights of ours from a checkpoint that a patched model wrote; the unpatched class had no place for them."""
     folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))
-    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if THETA in name}
+    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if is_ours(name)}
     restored = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            for name in filter(lambda name: THETA in name, tensors.keys()):
+            for name in filter(is_ours, tensors.keys()):
                 value, target = tensors.get_tensor(name), own[name.rpartition(".")[2]]
                 if value.shape != target.shape:
                     raise ValueError(f"{name} of {base} has shape {tuple(value.shape)}, not {tuple(target.shape)}")
                 target.data.copy_(value)
                 restored += 1
     if restored != count:
-        raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
+        raise ValueError(f"{base} holds {count} tensors of ours but {restored} were found in its .safetensors files")
 
 
 def stored_config(
@@ -213,7 +219,7 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
             f"{adapter} has no adapter_model.safetensors; pickled adapters (.bin) are not opened, see `dynimg convert`"
         )
     stored = {plain_name(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    check_theta(adapter, stored, config)
+    check_ours(adapter, stored, config)
     peft_config: Any = PeftConfig.from_pretrained(str(adapter))
     if lora_alpha is not None:
         peft_config.lora_alpha = lora_alpha
@@ -228,12 +234,17 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
     return loaded.eval()
 
 
-def check_theta(adapter: str | Path, stored: Iterable[str], config: DynImgConfig) -> None:
-    """Raise a ValueError for an adapter without theta where the config has 4D RoPE."""
+def check_ours(adapter: str | Path, stored: Collection[str], config: DynImgConfig) -> None:
+    """Raise a ValueError for an adapter without theta, or slot embedding, where the config has it."""
     if config.rope_4d and not any(THETA in name for name in stored):
         raise ValueError(
             f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
             "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
+        )
+    if config.fusion == "tokens" and not any("slot_embedding" in name for name in stored):
+        raise ValueError(
+            f"adapter {adapter} holds no slot_embedding, which fusion='tokens' has; train with "
+            "LoraConfig(modules_to_save=['prompt_slots', ...])"
         )
 
 

@@ -28,6 +28,7 @@ from dynimg_plugin.session import (
     with_extra_inputs,
     with_rows_expanded,
 )
+from dynimg_plugin.towers import SLOTS, PromptSlots, find_tower
 
 __all__ = [
     "Description",
@@ -66,8 +67,8 @@ def apply_dynimg(
 
     Raises:
         RuntimeError: the implementation that was asked for is missing, or this family's attention cannot take it.
-        ValueError: unknown family, a rotary embedding that cannot be wrapped, or the model is patched already with
-            another config.
+        ValueError: unknown family, a rotary embedding that cannot be wrapped, a tower that cannot take
+            fusion="tokens", or the model is patched already with another config.
         TypeError: it is a peft model.
     """
     require(implementation)
@@ -134,8 +135,11 @@ def install(model: Any, session: Session, overrides: Overrides) -> Any:
             raise ValueError(
                 f"{type(owner).__name__}.{name} of this instance was replaced by other code; undo that first"
             )
+    slots = _prompt_slots(core, session)
     if config.rope_4d:
         _wrap_rotary(core, session)
+    if slots is not None:
+        core.add_module(SLOTS, slots)
     for place, owner in owners.items():  # bound to the instance, so that a copy of the model uses its own weights
         owner.__dict__[place[1]] = MethodType(overrides[place], owner)
     session.overrides = list(overrides)
@@ -158,6 +162,8 @@ def remove_dynimg(model: Any) -> Any:
         raise TypeError(f"its rotary embedding is in use by {type(rotary).__name__}; take the adapter off first")
     if not all(is_fused(attention) for attention in session.attention(core)):
         raise TypeError("its attention's forward is in use by other code (accelerate's hooks?); take that off first")
+    if session.config.fusion == "tokens" and not isinstance(getattr(core, SLOTS), PromptSlots):
+        raise TypeError(f"its {SLOTS} are in use by {type(getattr(core, SLOTS)).__name__}; take the adapter off first")
     for handle in session.handles:
         handle.remove()
     for attention in session.attention(core):
@@ -166,6 +172,8 @@ def remove_dynimg(model: Any) -> Any:
         for name in further_rotaries(decoder, session.patch.rotary):
             decoder.set_submodule(name, decoder.get_submodule(name).base)
         decoder.set_submodule(session.patch.rotary, rotary.base)
+    if session.config.fusion == "tokens":
+        delattr(core, SLOTS)
     for path, name in session.overrides:
         del model.get_submodule(path).__dict__[name]
     del core.__dict__["dynimg"]
@@ -174,6 +182,14 @@ def remove_dynimg(model: Any) -> Any:
 
 def _is_peft(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def _prompt_slots(core: Any, session: Session) -> PromptSlots | None:
+    """The slot embedding of fusion="tokens", on the tower's device."""
+    if session.config.fusion != "tokens":
+        return None
+    tower = find_tower(core, session.patch, session.layout.grid)
+    return PromptSlots(session.layout, tower.width, tower.positions().device)
 
 
 def _wrap_rotary(core: Any, session: Session) -> None:
@@ -212,22 +228,27 @@ def _fuse_attention(core: Any, session: Session, layers: Any, wrapper: DynImgRot
 
 @dataclass(frozen=True)
 class Description:
-    """What apply_dynimg() did to a model; str() is a table."""
+    """What apply_dynimg() did to a model; str() is a table.
+
+    slot_norm: how far the slot embedding of fusion="tokens" has moved; None with another fusion.
+    """
 
     family: str
     config: DynImgConfig
     rotary: str
     theta_norms: dict[str, float]
     implementation: str
+    slot_norm: float | None = None
 
     def __str__(self) -> str:
         config, prompts = self.config, self.config.frames_per_image - 1
         budget = "" if config.keeps_all else f", {config.keep:.0%} kept by {config.keep_policy}"
         norms = ", ".join(f"{axis} {norm:.3g}" for axis, norm in self.theta_norms.items()) or "off"
+        slots = "" if self.slot_norm is None else f", attention {config.prompt_attention}, slots {self.slot_norm:.3g}"
         return "\n".join(
             [
                 f"family        {self.family}",
-                f"DynImgs       {config.num_images} x (1 key + {prompts} prompts), fusion {config.fusion}",
+                f"DynImgs       {config.num_images} x (1 key + {prompts} prompts), fusion {config.fusion}{slots}",
                 f"tower grid    {config.grid} x {config.grid} patches of {config.patch_size} px",
                 f"tokens        {config.tokens_per_video} per video, pooled {config.pool}{budget}",
                 f"rotary        {self.rotary}",
@@ -242,12 +263,14 @@ def describe_dynimg(model: Any) -> Description:
     core, session = core_of(model)
     active = _active_rotary(core, session)
     norms = {} if active is None else {a: t.detach().norm().item() for a, t in zip(AXES, active.thetas, strict=True)}
+    slots = _active(getattr(core, SLOTS)) if session.config.fusion == "tokens" else None
     return Description(
         family=session.patch.model_type,
         config=session.config,
         rotary="unchanged" if active is None else f"{type(active.base).__name__} ({active.layout})",
         theta_norms=norms,
         implementation="off" if active is None else _running(session, active),
+        slot_norm=None if slots is None else slots.slot_embedding.detach().norm().item(),
     )
 
 
@@ -258,13 +281,16 @@ def _running(session: Session, rotary: DynImgRotaryEmbedding) -> str:
 
 
 def _active_rotary(core: Any, session: Session) -> DynImgRotaryEmbedding | None:
-    """The wrapper that runs: under peft the active adapter's copy, or the original while adapters are off."""
     if not session.config.rope_4d:
         return None
-    rotary = core.get_submodule(session.patch.language_model).get_submodule(session.patch.rotary)
-    if isinstance(rotary, DynImgRotaryEmbedding):
-        return rotary
-    return rotary.original_module if rotary.disable_adapters else rotary.modules_to_save[rotary.active_adapters[0]]
+    return _active(core.get_submodule(session.patch.language_model).get_submodule(session.patch.rotary))
+
+
+def _active(module: Any) -> Any:
+    """The module of ours that runs: under peft the active adapter's copy, or the original while adapters are off."""
+    if isinstance(module, DynImgRotaryEmbedding | PromptSlots):
+        return module
+    return module.original_module if module.disable_adapters else module.modules_to_save[module.active_adapters[0]]
 
 
 def dynimg_config(model: Any) -> DynImgConfig:

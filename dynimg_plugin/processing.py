@@ -117,9 +117,9 @@ class DynImgProcessor(ProcessorMixin):
             kwargs: for the tokenizer: padding, padding_side, truncation, max_length, return_tensors, ...
 
         Returns:
-            input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32; with
-            t_mode="time" also dynimg_times (rows with DynImgs, images, frames); and what the family asks for, such as
-            mm_token_type_ids.
+            input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32, where H = W, or
+            with fusion="tokens" the rows of pixels below W hold the prompts; with t_mode="time" also dynimg_times
+            (rows with DynImgs, images, frames); and what the family asks for, such as mm_token_type_ids.
         """
         if text is None:
             raise ValueError("text is missing; give one prompt per video")
@@ -183,19 +183,20 @@ class DynImgProcessor(ProcessorMixin):
         return [[[self._visual(d) for d in (e if isinstance(e, list | tuple) else [e])] for e in row] for row in given]
 
     def _visual(self, image: Any) -> Visual:
-        """A DynImg at the tower's image size: padded right and below by edge copy, never resized."""
+        """A DynImg at the tower's image size: frames padded right and below by edge copy, never resized."""
         image = open_picture(image)
         pictures = image.images if isinstance(image, DynImg) else (image,)
         pixels = torch.stack([as_tensor(picture) for picture in pictures])
-        side, size = pixels.shape[-1], self.image_size
-        allowed = (self.config.canvas_size, size)
+        height, side = pixels.shape[-2:]
+        size, canvas = self.image_size, self.config.canvas_size
+        below = (self.layout.rows - self.layout.grid) * (canvas // self.layout.grid)
         slots = tuple(frame.t for frame in image.frames) if isinstance(image, DynImg) else self.layout.slots
-        fits = pixels.shape[-2] == side and side in allowed and len(pictures) == self.layout.num_canvases
+        fits = height == side + below and side in (canvas, size) and len(pictures) == self.layout.num_canvases
         if not fits or slots != self.layout.slots:
             raise ValueError(
-                f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels and slots "
+                f"a precomposed DynImg has {len(pictures)} image(s) of {height} x {side} pixels and slots "
                 f"{slots}; this checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of "
-                f"{allowed[0]} x {allowed[0]} and slots {self.layout.slots}; compose it with this processor's config"
+                f"{canvas + below} x {canvas} and slots {self.layout.slots}; compose it with this processor's config"
             )
         return Visual(padded(pixels, size), image if isinstance(image, DynImg) else None)
 

@@ -28,6 +28,7 @@ from dynimg_plugin.ops import Implementation
 from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
+from dynimg_plugin.towers import encode_beside
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
 
@@ -186,6 +187,24 @@ class Session:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given[self.pixels])
 
+    def check_pixels(self, pixel_values: Tensor) -> None:
+        """ValueError for the number or the shape of another fusion's images."""
+        height, width = pixel_values.shape[-2:]
+        below = (self.layout.rows - self.layout.grid) * (self.config.patch_size or 0)
+        if pixel_values.shape[1] % self.layout.num_canvases or height - width != below:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)}: {pixel_values.shape[1]} images per row of "
+                f"{height} x {width}, but a DynImg with fusion={self.config.fusion!r} has {self.layout.num_canvases} "
+                f"of {width + below} x {width}; use a DynImgProcessor of its config"
+            )
+
+    def encode(self, core: Any, pixels: Tensor) -> Any:
+        """See Patch.encode; hooks that bring prompts into the tower serve one forward at a time."""
+        if self.config.fusion != "tokens":
+            return self.patch.encode(core, pixels)
+        with self.turn.lock:
+            return encode_beside(core, self.patch, self.config, self.layout, pixels)
+
     def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         return isinstance(encoded, DynImgFeatures) or self.is_dynimg(given)
@@ -259,14 +278,10 @@ def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
 def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row."""
     session: Session = core.dynimg
+    session.check_pixels(pixel_values)
     rows, count = pixel_values.shape[:2]
-    if count % session.layout.num_canvases:
-        raise ValueError(
-            f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
-            f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
-        )
     session.config.num_newlines(count // session.layout.num_canvases)  # raises where they are no whole videos
-    encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
+    encoded = session.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
     def pooled(features: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -35,9 +34,13 @@ def as_tensor(picture: Any) -> Tensor:
 
 
 def padded(pixels: Tensor, size: int) -> Tensor:
-    """(n, 3, H, W) uint8 at the tower's image size: padded right and below by edge copy, never resized."""
+    """(n, 3, H, W) uint8 at the tower's image size: frames padded right and below by edge copy, never resized.
+
+    What lies below the first W rows, prompts beside a key frame, stays there.
+    """
     height, width = pixels.shape[-2:]
-    return F.pad(pixels.float(), (0, size - width, 0, size - height), mode="replicate").to(torch.uint8)
+    columns = [*range(width), *[width - 1] * (size - width)]
+    return pixels[:, :, [*columns, *range(width, height)]][..., columns]
 
 
 def normalised(pixels: Tensor, image_processor: Any) -> Tensor:

@@ -22,6 +22,7 @@ PATCH = Patch(
     released=(12,),
     encode=qwen2_vl.encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="interleaved, M-RoPE",
     placeholders=Placeholders("Glm4vProcessor", canvas=qwen2_vl.canvas, write=write, inputs=qwen2_vl.inputs),
 )

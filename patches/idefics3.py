@@ -44,6 +44,7 @@ PATCH = Patch(
     encode=encode,
     geometry=geometry,
     stacked=True,
+    vision_tower="vision_model",
     dims=6,
     placeholders=Placeholders("Idefics3Processor", canvas=canvas, write=write),
 )

@@ -13,6 +13,7 @@ PATCH = Patch(
     released=(12,),
     encode=qwen2_vl.encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders(
         "Qwen2_5_VLProcessor", canvas=qwen2_vl.canvas, write=qwen2_vl.write, inputs=qwen2_vl.inputs

@@ -68,6 +68,7 @@ PATCH = Patch(
     released=(12,),
     encode=encode,
     geometry=geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders("Qwen2VLProcessor", canvas=canvas, write=write, inputs=inputs),
 )

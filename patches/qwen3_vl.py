@@ -23,6 +23,7 @@ PATCH = Patch(
     released=(12,),
     encode=encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders("Qwen3VLProcessor", canvas=qwen2_vl.canvas, write=qwen2_vl.write, inputs=qwen2_vl.inputs),
 )

@@ -22,6 +22,7 @@ PATCH = Patch(
     encode=idefics3.encode,
     geometry=idefics3.geometry,
     stacked=True,
+    vision_tower="vision_model",
     dims=6,
     placeholders=Placeholders("SmolVLMProcessor", canvas=idefics3.canvas, write=write),
 )

@@ -14,7 +14,7 @@ LAYERS = [
     {"compat", "config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
-    {"video", "pooling", "attention", "budget", "mrope"},
+    {"video", "pooling", "attention", "budget", "mrope", "towers"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "patching", "original"},

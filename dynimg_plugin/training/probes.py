@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dynimg_plugin.session import core_of
+from dynimg_plugin.towers import SLOTS
 
 LIGER = "with Liger set liger_kernel_config={'rope': False}, with hub kernels leave use_kernels off"
 
@@ -26,6 +27,16 @@ def check_checkpointing(model: nn.Module, arguments: Any) -> None:
         raise ValueError(
             "use_reentrant=True cannot train theta (backward through a freed graph); set "
             f"{option}={{'use_reentrant': False}}"
+        )
+
+
+def check_slots(model: nn.Module) -> None:
+    """ValueError when the slot embedding of fusion="tokens" is frozen."""
+    core, session = core_of(model)
+    if session.config.fusion == "tokens" and not any(p.requires_grad for p in getattr(core, SLOTS).parameters()):
+        raise ValueError(
+            "the slot embedding of fusion='tokens' is frozen: the tower cannot learn to tell prompts apart; with peft "
+            f"use lora_config(parts=('projector', 'theta', 'slots')) or modules_to_save=['{SLOTS}', ...]"
         )
 
 

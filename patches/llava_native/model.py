@@ -97,6 +97,8 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, implementati
         raise ValueError("t_mode='time' has no way through the llava package's arguments; take t_mode='slot'")
     if not config.keeps_all:
         raise ValueError(f"keep={config.keep}: the llava package's models take whole DynImgs only; use keep=1.0")
+    if config.fusion == "tokens":
+        raise ValueError("fusion='tokens' does not reach the llava package's towers; take fusion='canvas'")
     patch = Patch(model_type=model.config.model_type, language_model="", encode=encode)
     overrides: Overrides = {("", OF_LLAVA): prepare, ("", "encode_images"): encode_images, ("", "generate"): generate}
     session = NativeSession.of(patch, config, implementation)
