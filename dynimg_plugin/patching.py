@@ -19,15 +19,9 @@ from dynimg_plugin.layout import NEWLINE
 from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
 from dynimg_plugin.mrope import rope_index
 from dynimg_plugin.ops import Implementation, describe, require
+from dynimg_plugin.overriding import dynimg_features, finish_angles, with_extra_inputs, with_rows_expanded
 from dynimg_plugin.rope import AXES, DynImgRotaryEmbedding, SameTheta
-from dynimg_plugin.session import (
-    Session,
-    core_of,
-    dynimg_features,
-    finish_angles,
-    with_extra_inputs,
-    with_rows_expanded,
-)
+from dynimg_plugin.session import Session, core_of
 from dynimg_plugin.towers import SLOTS, PromptSlots, find_tower
 
 __all__ = [

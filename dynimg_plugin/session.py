@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import wraps
 from threading import RLock
 from types import MethodType
 from typing import Any, Self
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in
-from dynimg_plugin.compat import pixel_input, returned
+from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
@@ -25,9 +23,8 @@ from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
 from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
-from dynimg_plugin.ops.reference import SPREAD
 from dynimg_plugin.pooling import pool_tokens, with_newlines
-from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
+from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.towers import encode_beside
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
@@ -243,38 +240,6 @@ def rebind(core: Any, name: str) -> None:
         core.__dict__[name] = MethodType(method.__func__, core)
 
 
-def finish_angles(
-    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
-    hidden = args[0] if args else kwargs["hidden_states"]
-    own: dict[str, Any] = {}
-    for name in [name for name in kwargs if name.startswith("position_embeddings")]:  # two in older Gemma 3
-        base, angle = kwargs[name]
-        if isinstance(angle, LearnableAngle):
-            own[name] = base, angle.of_layer(index)
-            if angle.implementation == "reference":
-                tables = SPREAD[layout](base.cos), SPREAD[layout](base.sin)
-                own[name] = turned(*tables, own[name][1], layout, hidden.dtype)
-    return (args, {**kwargs, **own}) if own else None
-
-
-def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
-    """The class's feature method `name`, taking DynImgs too; what is no DynImg goes to the original."""
-    original = getattr(core_class, name)
-    signature = inspect.signature(original)
-
-    @wraps(original)
-    def features(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind_partial(self, *args, **kwargs).arguments
-        if not self.dynimg.is_dynimg(given):
-            return original(self, *args, **kwargs)
-        encoded = self.dynimg.taken() or encode_dynimgs(self, given[self.dynimg.pixels])
-        return returned(core_class, encoded)
-
-    return features
-
-
 def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row."""
     session: Session = core.dynimg
@@ -300,35 +265,3 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
         kept = in_row(choose_cells(cells, session.layout, session.config), rows, session.layout.num_tokens)
     further = None if deeper is None else [per_row(pooled(features)) for features in deeper]
     return DynImgFeatures(pooler_output=per_row(cells), deepstack_features=further, kept=kept)
-
-
-def with_rows_expanded(model_class: Any) -> Callable[..., Any]:
-    """The class's _expand_inputs_for_generation(), which takes pixel_values for patches of all rows, on DynImgs too."""
-    original = model_class._expand_inputs_for_generation
-
-    @wraps(original)
-    def expand(self: Any, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
-        session = core_of(self)[1]
-        if not session.is_dynimg(kwargs):
-            return original(self, expand_size, *args, **kwargs)
-        pixels = kwargs.pop(session.pixels)
-        input_ids, inputs = original(self, expand_size, *args, **kwargs)
-        return input_ids, {**inputs, session.pixels: pixels.repeat_interleave(expand_size, dim=0)}
-
-    return expand
-
-
-def with_extra_inputs(model_class: type) -> Callable[..., Any]:
-    """prepare_inputs_for_generation() that names our inputs too, for generate() refuses keywords it does not name."""
-    original = getattr(model_class, "prepare_inputs_for_generation")  # noqa: B009 (mypy: not every class has one)
-    signature = inspect.signature(original)
-    names = list(signature.parameters.values())
-    at = next((i for i, name in enumerate(names) if name.kind is name.VAR_KEYWORD), len(names))
-    ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in EXTRA_INPUTS]
-
-    @wraps(original)
-    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, *args, **kwargs)
-
-    prepare.__signature__ = signature.replace(parameters=[*names[:at], *ours, *names[at:]])  # type: ignore[attr-defined]
-    return prepare
