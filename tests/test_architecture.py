@@ -42,7 +42,7 @@ DOORS = {
     "lmms_eval": {"evaluation", "doctor"},
     "datasets": {"eval_tasks", "evaluation", "training"},
     "peft": {"loading", "training"},
-    "timm": {"assembling"},
+    "timm": {"assembling", "towers"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
     "trl": {"training"},
