@@ -145,7 +145,7 @@ def test_theta_without_its_config_or_with_another_is_refused(tmp_path):
     randomise_theta(model)
     model.save_pretrained(tmp_path)
     processor.base.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds trained theta, which needs the config"):
+    with pytest.raises(ValueError, match="holds trained theta or slot embeddings: save the config"):
         load(tmp_path)
     processor.config.save_pretrained(tmp_path)
     assert load(tmp_path)[1].config.num_images == 2

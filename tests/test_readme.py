@@ -19,7 +19,6 @@ INSTALLING = {
     "make demo",
     "make test",
     "pip install -e .",
-    "dynimg build-ext",
 }  # what this test is run by, and what comes before it
 
 
