@@ -1,11 +1,17 @@
 # Everything runs in .venv, which is made on first use and again when setup.py or constraints.txt change. torch comes
-# with it, so the native operator is compiled after it.
+# with it, so the native operator is compiled after it. llava-torch asks for torch 2.0 and transformers 4.36, but its
+# models run on current ones; tests patch them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+# The lower end of the ranges: a venv that sees the packages of .venv, with the older ones on top. torch comes from there.
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.ready
+OLDEST_TESTS := $(foreach name,families day_zero rope attention loading original suggest processing,tests/test_$(name).py)
+
+.PHONY: demo test test-oldest check clean
 
 # make demo                 draw a clip, compose it, evaluate a tiny checkpoint
 # make demo VIDEO=path.mp4  the same with your own file
@@ -14,6 +20,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# make test-oldest                     the families' part of the tests with the oldest transformers that we take
+# make test-oldest ARGS="-m oldest"    its quick part, which CI runs
+test-oldest: $(OLDEST_READY)
+	$(OLDEST)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
 
 # What make test does not look at: style and types.
 check: $(READY)
@@ -24,8 +35,17 @@ check: $(READY)
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard dynimg_plugin/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -c constraints.txt --no-deps llava-torch
 	$(BIN)/dynimg build-ext
 	touch $@
 
+$(OLDEST_READY): constraints-oldest.txt $(READY)
+	$(BIN)/python -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))" > $(OLDEST)/.packages
+	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(%r)' % s.get_path('purelib'))" \
+		> "$$(cat $(OLDEST)/.packages)/newest.pth"
+	$(OLDEST)/bin/pip install -r constraints-oldest.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_out
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info demo_out

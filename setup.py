@@ -39,7 +39,7 @@ setup(
         "dynimg_plugin": ["py.typed", "_build.json", "csrc/*", "checkpoints/**/*"],
     },
     install_requires=[
-        "accelerate>=1.0",
+        "accelerate>=1.10",
         "datasets>=3",
         "av>=14,<16",  # lmms-eval 0.7 asks for av<16
         "einops>=0.8",
@@ -50,20 +50,20 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4",
         "setuptools>=64",  # torch.utils.cpp_extension needs it: dynimg build-ext
-        "huggingface-hub>=1.0",
+        "huggingface-hub>=0.34",
         "packaging>=23",
         "tokenizers>=0.22",
         "torch>=2.6",
         "torchvision>=0.21",
         "tqdm>=4.60",
-        "transformers>=5.20,<6",
+        "transformers>=4.57,<6",
         "typer>=0.12",
     ],
     extras_require={
         "train": ["trl>=1.0"],
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
-        "families": ["num2words>=0.5", "timm>=1.0"],  # what transformers' SmolVLM and PerceptionLM ask for
+        "families": ["num2words>=0.5", "timm>=1.0"],  # for SmolVLM and PerceptionLM, and timm's towers
         "dev": [
             "dynimg_plugin[families]",
             "hypothesis>=6",

@@ -1,10 +1,10 @@
-"""Tiny checkpoints written by the llava package's own code, read by ours: are features and logits the same?
+"""Tiny checkpoints written by the llava package's own code, read by ours: are features, logits, newlines the same?
 
     python benchmarks/original_llava.py FOLDER KIND    FOLDER holds `llava/`, KIND is one of KINDS
 
 FOLDER is a checkout of LLaVA-NeXT, or for llava_1_5 an installation of llava-torch 1.2.2
-(`pip install --no-deps --target FOLDER llava-torch==1.2.2`). What transformers 5 no longer has is put back, in this
-process only, so that the package can be imported.
+(`pip install --no-deps --target FOLDER llava-torch==1.2.2`). What transformers 5 no longer has is put back
+meanwhile, see dynimg_plugin.patches.llava_native.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ import torch
 import transformers
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dynimg_plugin import DynImgConfig, apply_dynimg, remove_dynimg
 from dynimg_plugin.families import encode_llava
+from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.original import load_original
+from dynimg_plugin.patches.llava_native import llava_shims
+from dynimg_plugin.patching import dynimg_config
+from dynimg_plugin.pooling import pool_tokens
 from dynimg_plugin.tiny import Kit
 
 UNPAD = {"mm_patch_merge_type": "spatial_unpad", "mm_spatial_pool_stride": 2, "image_grid_pinpoints": [[96, 192]]}
@@ -31,21 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "llava_onevision": {**UNPAD, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "one_token"},
     "llava_video": {**UNPAD, "mm_spatial_pool_mode": "bilinear", "mm_newline_position": "grid"},
 }
+NEWLINES = ("grid", "frame", "one_token", "no_token")
 TOKENS = [10, 20, 30, -200, 40, 50, 60]  # -200 is the package's image
-
-
-def make_importable() -> None:
-    for name in ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "prune_linear_layer"):
-        if not hasattr(transformers.modeling_utils, name):
-            setattr(transformers.modeling_utils, name, getattr(transformers.pytorch_utils, name, None))
-
-
-def keep_rope(config_class: Any) -> None:
-    """The package sets rope_scaling = None, which in transformers 5 wipes the whole rotary embedding's settings."""
-    original = config_class.__setattr__
-    config_class.__setattr__ = lambda self, name, value: (
-        None if (name, value) == ("rope_scaling", None) else original(self, name, value)
-    )
 
 
 def write_siglip(folder: Path, values: dict[str, Any]) -> None:
@@ -64,7 +56,6 @@ def build(kind: str, folder: Path, kit: Kit) -> Any:
     qwen = kind in ("llava_onevision", "llava_video")
     module = import_module(f"llava.model.language_model.llava_{'qwen' if qwen else 'llama'}")
     model_class = getattr(module, f"Llava{'Qwen' if qwen else 'Llama'}ForCausalLM")
-    keep_rope(model_class.config_class)
     tower = folder / ("siglip-tower" if qwen else "tower")
     values = kit.siglip_tower() if qwen else kit.clip_tower()
     values = {name: value for name, value in values.items() if name not in ("model_type", "vision_use_head")}
@@ -105,14 +96,38 @@ def compare(theirs: Any, ours: Any) -> tuple[float, float, float]:
     return features, (logits - expected).abs().max().item(), expected.std().item()
 
 
+@torch.no_grad()
+def compare_newlines(theirs: Any, ours: Any) -> float:
+    """Largest difference of a video's 4 DynImgs, newlines included, over all words of mm_newline_position.
+
+    The package runs its whole way of a video; only its pooling to half the side is replaced by ours to 12 x 12.
+    """
+    frames = torch.randn(4, 3, *[ours.config.vision_config.image_size] * 2)
+    ids, mask, differences = torch.tensor([TOKENS]), torch.ones(1, len(TOKENS), dtype=torch.long), []
+    for newline in NEWLINES:
+        apply_dynimg(ours, DynImgConfig(newline=newline))
+        layout = DynImgLayout.from_config(dynimg_config(ours))
+        theirs.get_2dPool = lambda features, layout=layout: pool_tokens(features[:, None], layout)
+        theirs.config.mm_newline_position = newline
+        embeds = theirs.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, [frames], ["video"], None)[4]
+        expected = embeds[0, 3 : 3 + embeds.shape[1] - len(TOKENS) + 1]
+        found = ours.model.get_image_features(frames[None]).pooler_output[0]
+        remove_dynimg(ours)
+        differences.append((found - expected).abs().max().item())  # another number of tokens raises
+    return max(differences)
+
+
 def main(package: str, kind: str) -> None:
     sys.path.insert(0, package)
-    make_importable()
-    with tempfile.TemporaryDirectory() as folder:
+    with llava_shims() as shims, tempfile.TemporaryDirectory() as folder:
+        print(shims)
         theirs = build(kind, Path(folder), Kit())
         ours, _ = load_original(folder)
         features, logits, spread = compare(theirs, ours.eval())
+        newlines = compare_newlines(theirs, ours) if hasattr(theirs, "add_token_per_grid") else None
     print(f"{kind}: patch features differ by {features:.1e}, logits by {logits:.1e} at most (they spread {spread:.2f})")
+    if newlines is not None:
+        print(f"{kind}: DynImgs with newline tokens ({', '.join(NEWLINES)}) differ by {newlines:.1e} at most")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ is inference with the tables given; "learn" is forward and backward with learnab
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 WARM = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
 if any(os.environ.get(name) != value for name, value in WARM.items()):
@@ -74,7 +76,7 @@ def ratios(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, floa
     return {"native ms": round(statistics.median(times["native"]) * 1e3 / LAYERS, 3), **found}
 
 
-def measure(tokens: int, dtype: torch.dtype, threads: int, quick: bool, seed: int) -> dict[str, object]:
+def measure(tokens: int, dtype: torch.dtype, threads: int, quick: bool, seed: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     x = draw(tokens, dtype, seed)
     rounds = {640: 15, 4096: 9}.get(tokens, 3)
@@ -102,6 +104,15 @@ def check(seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
+def least(rows: list[dict[str, Any]]) -> str:
+    """The smallest of every ratio: what can be said of all rows."""
+    parts = []
+    for kind, arm in itertools.product(("forward", "learn"), ("eager", "compile")):
+        if found := [row[kind][arm] for row in rows if arm in row[kind]]:
+            parts.append(f"{kind} {min(found)} x faster than {arm}")
+    return "native is at least: " + ", ".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="640 tokens, one thread, without torch.compile")
@@ -117,7 +128,7 @@ def main() -> None:
     print("| tokens | dtype | threads | forward ms | eager | compile | eager's rounding | in place | copy "
           "| learn ms | eager | compile | kept native | kept eager |")  # fmt: skip
     print("|" + "---|" * 14)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for tokens in (640,) if given.quick else (640, 4096, 16384):
         for threads in (1,) if given.quick else (1, 2):
             for dtype in LIMITS:
@@ -131,6 +142,7 @@ def main() -> None:
                 cells += [learn["native ms"], learn["eager"], learn.get("compile", "")]
                 cells += [f"{keeps['native'] / 1e6:.1f}", f"{keeps['eager'] / 1e6:.1f}"]
                 print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+    print("\n" + least(rows))
     if given.json:
         content = {"torch": torch.__version__, "load": os.getloadavg(), "accuracy": accuracy, "rows": rows}
         given.json.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

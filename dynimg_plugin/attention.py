@@ -8,6 +8,7 @@ An attention layer of transformers calls `apply_rotary_pos_emb(q, k, cos, sin)` 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
@@ -30,7 +31,7 @@ def fusable(layers: Any, rotary: DynImgRotaryEmbedding) -> tuple[dict[str, bool]
     """
     found: dict[str, bool] = {}
     for index, layer in enumerate(layers):
-        of_layer = [(path, module) for path, module in layer.named_modules() if _calls_apply(type(module).forward)]
+        of_layer = [(path, module) for path, module in layer.named_modules() if _calls_apply(own_forward(type(module)))]
         if not of_layer:
             return {}, f"{type(layer).__name__} calls no {APPLY}()"
         for path, attention in of_layer:
@@ -45,12 +46,17 @@ def fusable(layers: Any, rotary: DynImgRotaryEmbedding) -> tuple[dict[str, bool]
 
 def fuse(attention: nn.Module, interleaved: bool) -> None:
     """Give this instance the operator in place of apply_rotary_pos_emb(); `del attention.forward` undoes it."""
-    forward = type(attention).forward
+    forward = own_forward(type(attention))
     names = {**forward.__globals__, APPLY: operator(forward.__globals__[APPLY], interleaved)}
     del names["__name__"]  # torch.compile would guard the module of that name instead of these globals
     ours = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
     ours.__module__, ours.__kwdefaults__ = forward.__module__, forward.__kwdefaults__
     attention.__dict__["forward"] = MethodType(ours, attention)
+
+
+def own_forward(attention_class: type) -> Any:
+    """The class's forward() without what decorates it, e.g. for arguments that were renamed."""
+    return inspect.unwrap(getattr(attention_class, "forward"))  # noqa: B009 (mypy: not every class has one)
 
 
 def is_fused(attention: nn.Module) -> bool:
@@ -99,7 +105,7 @@ def _pairs(attention: Any, rotary: DynImgRotaryEmbedding) -> bool | None:
     angle = torch.randn(1, 3, rotary.num_frequencies, **plain)
     spread = SPREAD[rotary.layout]
     try:
-        theirs = type(attention).forward.__globals__[APPLY](q, k, spread(angle).cos(), spread(angle).sin())
+        theirs = own_forward(type(attention)).__globals__[APPLY](q, k, spread(angle).cos(), spread(angle).sin())
     except (TypeError, ValueError, RuntimeError, IndexError):  # another signature or another shape
         return None
     for interleaved in (False, True):

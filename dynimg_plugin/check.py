@@ -109,14 +109,15 @@ def _model(model: str, adapter: str | Path | None, options: dict[str, Any]) -> I
     from dynimg_plugin.loading import check_checkpoint, stored_config
 
     try:
-        grid, patch_size = check_checkpoint(model)
+        tower = check_checkpoint(model)
         config = stored_config(model, adapter).with_options(options)
         needed = weight_bytes(model)
     except (OSError, ValueError) as error:
         yield Finding("checkpoint", "cannot be used", str(error))
         return
     size = f"{needed / 1e9:.1f} GB of weights" if needed else "weights not here yet, the hub has them"
-    yield Finding("checkpoint", f"{model}, grid {grid} x {grid}, patch {patch_size}, {size}")
+    grid = f"grid {tower['grid']} x {tower['grid']}"
+    yield Finding("checkpoint", f"{model}, {grid}, patch {tower['patch_size']}, {size}")
     if adapter is not None:
         try:
             yield Finding("adapter", check_adapter(model, adapter, config))

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from dynimg_plugin import __version__
+from dynimg_plugin.cli_assembling import assemble
 from dynimg_plugin.cli_evaluation import check, evaluate
 from dynimg_plugin.cli_judging import judge, report
-from dynimg_plugin.cli_options import Adapter, Model, Options, pairs
-from dynimg_plugin.cli_training import convert, merge, new_folder, train
+from dynimg_plugin.cli_options import Adapter, Model, Options, new_folder, pairs
+from dynimg_plugin.cli_training import convert, merge, train
 
 app = typer.Typer(
     help="DynImg: temporal prompts and learnable 4D RoPE for video language models.",
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 app.command(name="eval")(evaluate)
-for command in (check, judge, report, train, merge, convert):
+for command in (check, judge, report, train, merge, convert, assemble):
     app.command()(command)
 
 DEBUG = {"on": False}
@@ -53,7 +54,7 @@ def compose(
     end: Annotated[float | None, typer.Option(help="last second of the video to look at")] = None,
     num_images: Annotated[int, typer.Option(help="DynImgs per video")] = 4,
     num_prompts: Annotated[int, typer.Option(help="prompt frames per DynImg: 1, 2, 3, 4, 6 or 12")] = 4,
-    fusion: Annotated[str, typer.Option(help="canvas | after | none")] = "canvas",
+    fusion: Annotated[str, typer.Option(help="canvas | tokens | after | none")] = "canvas",
     aspect: Annotated[str, typer.Option(help="stretch | auto | keep")] = "stretch",
     tower_grid: Annotated[int, typer.Option(help="patch rows of the vision tower: 27, 24, 28, ...")] = 27,
     patch_size: Annotated[int, typer.Option(help="pixels of a patch's side")] = 14,

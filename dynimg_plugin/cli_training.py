@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dynimg_plugin.cli_options import LoraAlpha
+from dynimg_plugin.cli_options import LoraAlpha, new_folder
 
 
 def train(
@@ -54,9 +54,3 @@ def convert(
     from dynimg_plugin.training.exporting import convert as run
 
     typer.echo(f"adapter -> {run(folder, new_folder(output), base=base)}")
-
-
-def new_folder(folder: Path) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give a new folder")
-    return folder

@@ -49,7 +49,8 @@ class DynImg:
     """A key frame with its temporal prompts.
 
     Attributes:
-        images: what the vision tower sees, RGB, `canvas_size` pixels square; one, or with fusion="after" one per frame.
+        images: what the vision tower sees, RGB, `canvas_size` pixels square; one, or with fusion="after" one per frame;
+            with fusion="tokens" taller by the row of prompts.
         frames: where each frame lies, key frame first.
         record: how the whole video was sampled, the same for all its DynImgs.
     """
@@ -126,9 +127,9 @@ class Canvases:
 
     def __init__(self, config: DynImgConfig) -> None:
         self.config, self.layout = config, DynImgLayout.from_config(config)
-        side = config.canvas_size
-        self.patch = side // self.layout.grid
-        shape = (config.num_images, self.layout.num_canvases, side, side, 3)
+        self.patch = config.canvas_size // self.layout.grid
+        size = (self.layout.rows * self.patch, config.canvas_size)
+        shape = (config.num_images, self.layout.num_canvases, *size, 3)
         self.pixels = np.full(shape, GREY, np.uint8)  # numpy copies small blocks faster than torch with its threads
         self.places: dict[tuple[int, int], FramePlace] = {}
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, requires, ver
 from packaging.requirements import Requirement
 
 DISTRIBUTION = "dynimg_plugin"
+TOGETHER = ("transformers", "huggingface-hub", "tokenizers", "datasets", "sentence-transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def examine() -> Iterator[Finding]:
     """All findings, cheap ones first."""
     yield Finding("python", sys.version.split()[0])
     yield from _packages()
+    yield from _together()
     for check in (_torch, _operator, _entry_point, _tasks, _encoder):
         try:
             yield check()
@@ -42,16 +44,36 @@ def examine() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     for text in requires(DISTRIBUTION) or []:
         wanted = Requirement(text)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if not _applies(wanted):
             continue
-        try:
-            found = version(wanted.name)
-        except PackageNotFoundError:
+        if (found := _version(wanted.name)) is None:
             yield Finding(wanted.name, "missing", f"pip install '{wanted.name}{wanted.specifier}'")
             continue
         fits = wanted.specifier.contains(found, prereleases=True)
         fix = "" if fits else f"pip install '{wanted.name}{wanted.specifier}'"
         yield Finding(wanted.name, found if fits else f"{found}, outside {wanted.specifier}", fix)
+
+
+def _together() -> Iterator[Finding]:
+    """Packages that ask for another release of one another: an older transformers needs older ones of them all."""
+    for name in filter(_version, TOGETHER):
+        for wanted in filter(_applies, map(Requirement, requires(name) or [])):
+            found = _version(wanted.name) if wanted.name.replace("_", "-") in TOGETHER else None
+            if found is not None and not wanted.specifier.contains(found, prereleases=True):
+                fix = f"pip install '{wanted.name}=={found}' {name} -e .  (pip looks for a {name} that goes with it)"
+                yield Finding(name, f"needs {wanted.name}{wanted.specifier}, found is {found}", fix)
+
+
+def _applies(wanted: Requirement) -> bool:
+    return wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+
+
+def _version(name: str) -> str | None:
+    """The version that is installed; None for a package that is missing."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _torch() -> Finding:

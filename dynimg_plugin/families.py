@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynimg_plugin.compat import image_features
 from dynimg_plugin.placeholders import Placeholders
 
 ENTRY_POINTS = "dynimg_plugin.patches"
@@ -20,11 +21,14 @@ FROM_CONFIG = ("vision_feature_layer", "vision_feature_select_strategy")  # as t
 
 
 def encode_llava(core: Any, pixels: Tensor) -> Tensor:
-    """Vision tower -> selected hidden states -> projector, as all LLaVA families do: (m, 3, H, W) -> (m, g * g, c)."""
+    """Vision tower -> selected hidden states -> projector, as all LLaVA families do: (m, 3, H, W) -> (m, g * g, c).
+
+    A tower of timm hands out maps (m, c, g, g), which LLaVA's own classes do not read.
+    """
     layer, strategy = core.config.vision_feature_layer, core.config.vision_feature_select_strategy
     hidden = core.vision_tower(pixels, output_hidden_states=layer, return_dict=True).hidden_states
     chosen = [hidden[i] for i in ([layer] if isinstance(layer, int) else layer)]
-    features = torch.cat(chosen, dim=-1)
+    features = torch.cat([states.flatten(2).mT if states.ndim == 4 else states for states in chosen], dim=-1)
     return core.multi_modal_projector(features[:, 1:] if strategy == "default" else features)
 
 
@@ -33,7 +37,7 @@ def encode_natively(core: Any, pixels: Tensor) -> Tensor:
     method = type(core).get_image_features
     options = [name for name in FROM_CONFIG if name in signature(method).parameters and hasattr(core.config, name)]
     given = {name: getattr(core.config, name) for name in options}
-    features = method(core, pixels, **given, return_dict=True).pooler_output
+    features = image_features(core, pixels, **given)
     return (features if isinstance(features, Tensor) else torch.stack(tuple(features))).flatten(1, -2)
 
 
@@ -58,6 +62,7 @@ class Patch:
             language model take features too, a tuple of them and a list of those.
         geometry: model's config -> (cells per side, pixels of a cell's side) of the projected features; a tower that
             merges 2 x 2 patches of 14 px has cells of 28 px, so that no cell holds pixels of two frames.
+        vision_tower: path of the tower that encodes DynImgs, from the core; fusion="tokens" alone needs it.
         stacked: the core takes the features as one tensor (rows, tokens, c) instead of a list of (tokens, c).
         dims: dimensions of pixel_values by which DynImgs are known, (rows, images, 3, H, W); 6, with an axis of 1 after
             the images, where the family's own images have 5.
@@ -74,6 +79,7 @@ class Patch:
     entry: str = "get_image_features"
     encode: Callable[[Any, Tensor], Any] = encode_llava
     geometry: Callable[[Any], tuple[int, int]] = square_tower
+    vision_tower: str = "vision_tower"
     stacked: bool = False
     dims: int = 5
     released: tuple[int, ...] = (24,)
@@ -120,5 +126,5 @@ def family_module(model_type: str) -> Any:
 
 
 def built_in_families() -> list[str]:
-    """Model types with a file of their own in `dynimg_plugin.patches`."""
-    return [module.name for module in pkgutil.iter_modules(import_module(ENTRY_POINTS).__path__)]
+    """Model types with a file of their own in `dynimg_plugin.patches`; its folders are no families of transformers."""
+    return [module.name for module in pkgutil.iter_modules(import_module(ENTRY_POINTS).__path__) if not module.ispkg]

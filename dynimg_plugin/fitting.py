@@ -7,10 +7,11 @@ from pathlib import Path
 
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import DynImgConfig
-from dynimg_plugin.loading import check_theta, plain_name, with_fresh_adapter
+from dynimg_plugin.loading import check_ours, plain_name, with_fresh_adapter
 from dynimg_plugin.patching import apply_dynimg
 
 WEIGHTS, INDEX = "adapter_model.safetensors", "model.safetensors.index.json"
@@ -54,9 +55,10 @@ def check_adapter(base: str | Path, adapter: str | Path, config: DynImgConfig) -
         raise FileNotFoundError(f"{path} is missing; give the folder of a peft adapter in safetensors format")
     with safe_open(path, "pt") as tensors:
         stored = {plain_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    check_theta(adapter, stored, config)
+    check_ours(adapter, stored, config)
+    base_config = AutoConfig.from_pretrained(base)
     with init_empty_weights():  # parameters without memory; buffers are real, 4D RoPE looks at the rotary ones
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
+        model = auto_class(base_config.model_type).from_config(base_config)
     fresh = with_fresh_adapter(apply_dynimg(model, config), adapter)
     wanted = {plain_name(name): shape for name, shape in fresh.items()}
     odd = [f"{name} has no place" for name in sorted(stored.keys() - wanted.keys())]

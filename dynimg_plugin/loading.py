@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 from dynimg_plugin.hub import config_file, file_beside
 from dynimg_plugin.ops import Implementation
@@ -22,6 +23,7 @@ from dynimg_plugin.patching import apply_dynimg, dynimg_config, find_patch
 from dynimg_plugin.processing import DynImgProcessor
 
 THETA = ".theta_"
+OURS = (THETA, ".slot_embedding")  # parameters that apply_dynimg() adds
 logger = logging.get_logger(__name__)
 
 
@@ -52,29 +54,29 @@ def load(
         FileNotFoundError: `base` is a folder without a config.json or without a processor.
         ValueError: unknown family, or an adapter that does not fit the base.
     """
-    grid, patch_size = check_checkpoint(base)
-    stored = stored_config(base, adapter, config).on_tower(grid=grid, patch_size=patch_size)
-    config = stored if config is None else config.on_tower(grid=grid, patch_size=patch_size)
-    if adapter is not None and config != stored:
+    tower = check_checkpoint(base)
+    stored = stored_config(base, adapter, config).on_tower(**tower)
+    config = stored if config is None else config.on_tower(**tower)
+    if adapter is not None and not config.fits(stored):
         raise ValueError(f"the adapter was trained with {stored}, but {config} was asked for; leave config out")
     if adapter is None and lora_alpha is not None:
         raise ValueError(f"lora_alpha={lora_alpha} needs an adapter")
     model, base_processor, unexpected = _load_base(base, dtype=dtype, device_map=device_map)
     apply_dynimg(model.eval(), config, implementation=implementation)
-    if stored_theta := [name for name in unexpected if THETA in name]:
-        if config_file(base) is None or config != stored_config(base).on_tower(grid=grid, patch_size=patch_size):
+    if stored_ours := list(filter(is_ours, unexpected)):
+        if config_file(base) is None or not config.fits(stored_config(base).on_tower(**tower)):
             raise ValueError(
-                f"{base} holds trained theta, which needs the config it was trained with: save it beside the weights "
+                f"{base} holds trained theta or slot embeddings: save the config they were trained with beside them "
                 f"with DynImgConfig.save_pretrained(), and ask for no other than it; asked for was {config}"
             )
-        _restore_theta(model, base, len(stored_theta))
+        _restore_ours(model, base, len(stored_ours))
     processor = DynImgProcessor(base_processor, config, patch=find_patch(model.config.model_type))
     return (model if adapter is None else load_adapter(model, adapter, lora_alpha=lora_alpha)), processor
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """transformers reports a checkpoint's theta as unexpected weights that can be ignored; they are not."""
+def without_report() -> Iterator[None]:
+    """transformers reports weights of ours in a checkpoint as unexpected ones that can be ignored; they are not."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -85,7 +87,7 @@ def _without_report() -> Iterator[None]:
 
 def _report(base: str | Path, info: dict[str, Any]) -> None:
     for kind, names in info.items():
-        if odd := [str(name) for name in names if THETA not in str(name)]:
+        if odd := [str(name) for name in names if not is_ours(str(name))]:
             logger.warning(f"{base}: {len(odd)} {kind.replace('_', ' ')}: {', '.join(sorted(odd)[:5])}")
 
 
@@ -94,39 +96,45 @@ def restore_weights(model: Any, folder: str | Path) -> None:
 
     Not load_state_dict(): save_pretrained() renames weights to what older releases of transformers called them.
     """
-    with _without_report():
+    with without_report():
         stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     result = model.load_state_dict(stored, strict=False)
-    if result.unexpected_keys or any(THETA not in name for name in result.missing_keys):
+    if result.unexpected_keys or not all(map(is_ours, result.missing_keys)):
         raise ValueError(f"{folder} does not fit this model: {result}")
-    _restore_theta(model, folder, len(result.missing_keys))
+    _restore_ours(model, folder, len(result.missing_keys))
 
 
 def _load_base(base: str | Path, **options: Any) -> tuple[Any, Any, list[str]]:
     """(model, its own processor, keys of the checkpoint that the model's class has no place for)"""
     if read_original(base) is not None:
         return *load_original(base, **options), []
-    with _without_report():
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(base, **options, output_loading_info=True)
+    model_type = AutoConfig.from_pretrained(base).model_type
+    with without_report():
+        loaded: Any = auto_class(model_type).from_pretrained(base, **options, output_loading_info=True)
     _report(base, loaded[1])
     return loaded[0], AutoProcessor.from_pretrained(base), loaded[1]["unexpected_keys"]
 
 
-def _restore_theta(model: Any, base: str | Path, count: int) -> None:
-    """Copy theta from a checkpoint that a patched model wrote; the unpatched class did not know where to put it."""
+def is_ours(name: str) -> bool:
+    """Whether a parameter of this name is one that apply_dynimg() adds: theta or the slot embedding."""
+    return any(word in name for word in OURS)
+
+
+def _restore_ours(model: Any, base: str | Path, count: int) -> None:
+    """Copy weights of ours from a checkpoint that a patched model wrote; the unpatched class had no place for them."""
     folder = Path(base) if Path(base).is_dir() else Path(snapshot_download(str(base), local_files_only=True))
-    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if THETA in name}
+    own = {name.rpartition(".")[2]: value for name, value in model.named_parameters() if is_ours(name)}
     restored = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            for name in filter(lambda name: THETA in name, tensors.keys()):
+            for name in filter(is_ours, tensors.keys()):
                 value, target = tensors.get_tensor(name), own[name.rpartition(".")[2]]
                 if value.shape != target.shape:
                     raise ValueError(f"{name} of {base} has shape {tuple(value.shape)}, not {tuple(target.shape)}")
                 target.data.copy_(value)
                 restored += 1
     if restored != count:
-        raise ValueError(f"{base} holds {count} theta tensors but {restored} were found in its .safetensors files")
+        raise ValueError(f"{base} holds {count} tensors of ours but {restored} were found in its .safetensors files")
 
 
 def stored_config(
@@ -150,8 +158,8 @@ def stored_config(
     return otherwise or DynImgConfig()
 
 
-def check_checkpoint(base: str | Path) -> tuple[int, int]:
-    """Patch grid and patch size of a checkpoint of a supported family, without loading weights.
+def check_checkpoint(base: str | Path) -> dict[str, Any]:
+    """What DynImgConfig.on_tower() asks of a checkpoint of a supported family, without loading weights.
 
     Raises:
         FileNotFoundError: no such checkpoint, or one without config or processor.
@@ -165,7 +173,8 @@ def check_checkpoint(base: str | Path) -> tuple[int, int]:
         raise FileNotFoundError(f"{base}: no such folder, and no such checkpoint could be had from the hub") from error
     if original is None:
         _check_processor(base)
-    return find_patch(config.model_type).tower(config)
+    grid, patch_size = find_patch(config.model_type).tower(config)
+    return {"grid": grid, "patch_size": patch_size, "newline": getattr(config, "mm_newline_position", None)}
 
 
 def _check_folder(base: str | Path) -> None:
@@ -203,14 +212,14 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
 
     config = dynimg_config(model)
     trained = stored_config("", adapter, config)
-    if config not in (trained, replace(trained, grid=config.grid, patch_size=config.patch_size)):
+    if not (config.fits(trained) or config.fits(replace(trained, grid=config.grid, patch_size=config.patch_size))):
         raise ValueError(f"the adapter was trained with {trained}, but the model is patched with {config}")
     if file_beside(adapter, "adapter_model.safetensors") is None:
         raise ValueError(
             f"{adapter} has no adapter_model.safetensors; pickled adapters (.bin) are not opened, see `dynimg convert`"
         )
     stored = {plain_name(name) for name in load_peft_weights(str(adapter), device="cpu")}
-    check_theta(adapter, stored, config)
+    check_ours(adapter, stored, config)
     peft_config: Any = PeftConfig.from_pretrained(str(adapter))
     if lora_alpha is not None:
         peft_config.lora_alpha = lora_alpha
@@ -225,12 +234,17 @@ def load_adapter(model: Any, adapter: str | Path, *, lora_alpha: float | None = 
     return loaded.eval()
 
 
-def check_theta(adapter: str | Path, stored: Iterable[str], config: DynImgConfig) -> None:
-    """Raise a ValueError for an adapter without theta where the config has 4D RoPE."""
+def check_ours(adapter: str | Path, stored: Collection[str], config: DynImgConfig) -> None:
+    """Raise a ValueError for an adapter without theta, or slot embedding, where the config has it."""
     if config.rope_4d and not any(THETA in name for name in stored):
         raise ValueError(
             f"adapter {adapter} holds no theta_t, theta_h, theta_w; train with "
             "LoraConfig(modules_to_save=['rotary_emb', ...]), or with DynImgConfig(rope_4d=False)"
+        )
+    if config.fusion == "tokens" and not any("slot_embedding" in name for name in stored):
+        raise ValueError(
+            f"adapter {adapter} holds no slot_embedding, which fusion='tokens' has; train with "
+            "LoraConfig(modules_to_save=['prompt_slots', ...])"
         )
 
 

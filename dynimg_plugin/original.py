@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
 
+from dynimg_plugin.compat import rope_fields, tower_prefix
 from dynimg_plugin.original_processor import build_processor
 
 NAMES = {
-    r"^model\.vision_tower\.vision_tower\.(vision_model\.)?": "model.vision_tower.",
+    r"^model\.vision_tower\.vision_tower\.(vision_model\.)?": "model.vision_tower.{tower}",
     r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
     r"^model\.(embed_tokens|layers|norm)\b": r"model.language_model.\1",
@@ -53,7 +54,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 def read_original(base: str | Path) -> dict[str, Any] | None:
     """The config.json of a checkpoint in the `llava` package's format; None for any other."""
-    values, _ = PreTrainedConfig.get_config_dict(base)
+    values, _ = PretrainedConfig.get_config_dict(base)
     return values if "mm_vision_tower" in values else None
 
 
@@ -76,14 +77,15 @@ def load_original(base: str | Path, **options: Any) -> tuple[Any, Any]:
     tokenizer.add_tokens([token for token in ("<image>", "<video>") if token not in tokenizer.get_vocab()], True)
     vocabulary = tokenizer.get_vocab()
     config.image_token_id, config.video_token_id = vocabulary["<image>"], vocabulary["<video>"]
+    tower = tower_prefix(config.vision_config)
+    names = {pattern: name.replace("{tower}", tower) for pattern, name in NAMES.items()}
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        base, config=config, key_mapping=NAMES, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        base, config=config, key_mapping=names, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     model, info = loaded
     model._weight_conversions = None  # or save_pretrained() would try to write the package's names again
     _check(base, original, info)
-    if len(tokenizer) > config.text_config.vocab_size:
-        _grow(model, -(-len(tokenizer) // 64) * 64)
+    make_room(model, len(tokenizer))
     return model, build_processor(original, config, tokenizer)
 
 
@@ -93,7 +95,7 @@ def convert_config(original: dict[str, Any]) -> Any:
     vision = _vision(original["mm_vision_tower"])
     siglip = vision["model_type"].startswith("siglip")
     text = {name: original[name] for name in TEXT.split() if name in original}
-    text |= {"model_type": DECODERS[original["architectures"][0]], "rope_parameters": _rope(original)}
+    text |= {"model_type": DECODERS[original["architectures"][0]], **rope_fields(**_rope(original))}
     values: dict[str, Any] = {"text_config": text, "vision_config": vision, "image_token_id": 0}
     values["tie_word_embeddings"] = original.get("tie_word_embeddings", False)
     if siglip:  # the package deletes the tower's last layer and head and takes what comes before
@@ -105,6 +107,8 @@ def convert_config(original: dict[str, Any]) -> Any:
         values["vision_feature_select_strategy"] = "full" if whole else "default"
     if "unpad" not in original.get("mm_patch_merge_type", ""):
         return AutoConfig.for_model("llava", **values)
+    if newline := newline_as_trained(original):
+        values["mm_newline_position"] = newline
     values["image_grid_pinpoints"] = _pinpoints(original, vision["image_size"])
     if siglip:
         values["vision_aspect_ratio"] = original.get("image_aspect_ratio", "anyres_max_9")
@@ -117,12 +121,22 @@ def convert_config(original: dict[str, Any]) -> Any:
     )
 
 
+def newline_as_trained(original: dict[str, Any]) -> Any:
+    """Where a video's newline tokens stand, in the words of DynImgConfig.newline; None where nothing is said.
+
+    The package reads `mm_newline_position` only where the patches of pictures are merged with a newline.
+    """
+    return original.get("mm_newline_position") if "unpad" in original.get("mm_patch_merge_type", "") else None
+
+
 def _refuse_unknown_parts(original: dict[str, Any]) -> None:
     wanted: dict[str, list[Any]] = {
         "architectures": [[name] for name in DECODERS],
         "mm_projector_type": ["mlp2x_gelu"],
         "mm_resampler_type": [None, "spatial_pool"],
         "mm_spatial_pool_mode": [None, "average", "max", "bilinear"],
+        "mm_newline_position": [None, "grid", "frame", "one_token", "no_token"],
+        "add_faster_video": [None, False],
         "s2": [None, False],
     }
     for name, allowed in wanted.items():
@@ -175,9 +189,14 @@ def _check(base: str | Path, original: dict[str, Any], info: dict[str, Any]) -> 
 
 
 @torch.no_grad()
-def _grow(model: Any, size: int) -> None:
-    """Rows of zeros for new tokens: their logit is 0, and all others stay as they are."""
+def make_room(model: Any, tokens: int) -> None:
+    """Where a model's vocabulary has too few rows, add rows of zeros up to a multiple of 64.
+
+    The new tokens' logit is 0, and all others stay as they are.
+    """
     old = model.config.text_config.vocab_size
-    model.resize_token_embeddings(size, mean_resizing=False)
+    if tokens <= old:
+        return
+    model.resize_token_embeddings(-(-tokens // 64) * 64, mean_resizing=False)
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         embedding.weight[old:] = 0

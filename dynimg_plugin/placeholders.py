@@ -30,7 +30,7 @@ def square_canvas(base: Any) -> tuple[int, int]:
 
 
 def image_token(base: Any) -> str:
-    """The token that a prompt holds and that visual features replace: one and the same in most families."""
+    """The token that a prompt holds for a picture and that visual features replace: the same in most families."""
     return base.image_token
 
 
@@ -95,6 +95,7 @@ class Placeholders:
         processor: class name of the family's processor, by which DynImgProcessor finds it; None: the default.
         canvas: base processor -> (image size in pixels, cells per side).
         token: base processor -> the token that visual features replace.
+        mark: base processor -> the token that a prompt holds for a picture.
         write: (base processor, DynImgs, side) -> what stands in a prompt for so many DynImgs of side * side tokens, in
             place of one image token. Separators among them are text: their (t, h, w) is 0.
         inputs: (base processor, mask (b, s) with 1 at visual tokens, DynImgs of the batch, side) -> further model
@@ -104,5 +105,6 @@ class Placeholders:
     processor: str | None = None
     canvas: Callable[[Any], tuple[int, int]] = square_canvas
     token: Callable[[Any], str] = image_token
+    mark: Callable[[Any], str] = image_token
     write: Callable[[Any, int, int], str] = one_run
     inputs: Callable[[Any, Mask, int, int], dict[str, Any]] = no_inputs

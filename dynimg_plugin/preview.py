@@ -46,7 +46,7 @@ def _picture(tile: Tile, count: int, annotate: bool, patch_size: int | None) -> 
     picture = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     if patch_size:
         draw = ImageDraw.Draw(picture)
-        for at in range(patch_size * zoom, picture.width, patch_size * zoom):
+        for at in range(patch_size * zoom, max(picture.size), patch_size * zoom):
             draw.line([(at, 0), (at, picture.height)], LINES)
             draw.line([(0, at), (picture.width, at)], LINES)
     return _annotated(picture, tile, count) if annotate else picture

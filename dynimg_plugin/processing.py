@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
+from dynimg_plugin.budget import kept_beforehand, thinned
+from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.composition import DynImg, compose
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, frame_times, token_coordinates
@@ -21,7 +22,7 @@ from dynimg_plugin.families import Patch, patch_of_processor
 from dynimg_plugin.hub import config_file
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.video import VideoLimits
-from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, open_picture, per_row
+from dynimg_plugin.visuals import Visual, as_tensor, is_picture, is_video, normalised, open_picture, padded, per_row
 
 VISUAL = ("video", "image")
 Group = list[Visual]
@@ -64,7 +65,8 @@ class DynImgProcessor(ProcessorMixin):
         self.table = CoordinateTable.from_layout(self.layout)
         self.tokenizer, self.image_processor = base.tokenizer, base.image_processor
         self.chat_template = base.chat_template
-        self.image_token: str = base.image_token
+        self.image_token: str = self.placeholders.mark(base)
+        self.pixels = pixel_input(self.patch.model_type)
         self.image_token_id: int = base.tokenizer.convert_tokens_to_ids(self.placeholders.token(base))
 
     def __repr__(self) -> str:
@@ -73,7 +75,7 @@ class DynImgProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         further = self.placeholders.inputs(self.base, [], 1, 1)
-        return list(dict.fromkeys([*self.tokenizer.model_input_names, "pixel_values", *further]))
+        return list(dict.fromkeys([*self.tokenizer.model_input_names, self.pixels, *further]))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -115,9 +117,9 @@ class DynImgProcessor(ProcessorMixin):
             kwargs: for the tokenizer: padding, padding_side, truncation, max_length, return_tensors, ...
 
         Returns:
-            input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32; with
-            t_mode="time" also dynimg_times (rows with DynImgs, images, frames); and what the family asks for, such as
-            mm_token_type_ids.
+            input_ids, attention_mask (b, s); pixel_values (rows with DynImgs, images, 3, H, W) fp32, where H = W, or
+            with fusion="tokens" the rows of pixels below W hold the prompts; with t_mode="time" also dynimg_times
+            (rows with DynImgs, images, frames); and what the family asks for, such as mm_token_type_ids.
         """
         if text is None:
             raise ValueError("text is missing; give one prompt per video")
@@ -141,12 +143,13 @@ class DynImgProcessor(ProcessorMixin):
         mask = [[int(token == self.image_token_id) for token in ids] for ids in data["input_ids"]]
         data |= self.placeholders.inputs(self.base, mask, sum(map(len, shown)), self.config.pooled_size)
         if shown:
-            data["pixel_values"] = self._pixel_values(shown)
+            data[self.pixels] = self._pixel_values(shown)
             if self.config.t_mode == "time":
                 data["dynimg_times"] = torch.stack([self._times(visual) for visual in shown])
         if return_coordinates:
-            ids = torch.as_tensor(data["input_ids"])
-            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, data.get("dynimg_times"))
+            ids, kept = torch.as_tensor(data["input_ids"]), kept_beforehand(shown, self.layout, self.config)
+            times = data.get("dynimg_times")
+            data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, times, kept)
         return BatchFeature(data, tensor_type=tensors)
 
     def apply_chat_template(  # type: ignore[override]
@@ -180,22 +183,22 @@ class DynImgProcessor(ProcessorMixin):
         return [[[self._visual(d) for d in (e if isinstance(e, list | tuple) else [e])] for e in row] for row in given]
 
     def _visual(self, image: Any) -> Visual:
-        """A DynImg at the tower's image size: padded right and below by edge copy, never resized."""
+        """A DynImg at the tower's image size: frames padded right and below by edge copy, never resized."""
         image = open_picture(image)
         pictures = image.images if isinstance(image, DynImg) else (image,)
         pixels = torch.stack([as_tensor(picture) for picture in pictures])
-        side, size = pixels.shape[-1], self.image_size
-        allowed = (self.config.canvas_size, size)
+        height, side = pixels.shape[-2:]
+        size, canvas = self.image_size, self.config.canvas_size
+        below = (self.layout.rows - self.layout.grid) * (canvas // self.layout.grid)
         slots = tuple(frame.t for frame in image.frames) if isinstance(image, DynImg) else self.layout.slots
-        fits = pixels.shape[-2] == side and side in allowed and len(pictures) == self.layout.num_canvases
+        fits = height == side + below and side in (canvas, size) and len(pictures) == self.layout.num_canvases
         if not fits or slots != self.layout.slots:
             raise ValueError(
-                f"a precomposed DynImg has {len(pictures)} image(s) of {pixels.shape[-2]} x {side} pixels and slots "
+                f"a precomposed DynImg has {len(pictures)} image(s) of {height} x {side} pixels and slots "
                 f"{slots}; this checkpoint with fusion={self.config.fusion!r} takes {self.layout.num_canvases} of "
-                f"{allowed[0]} x {allowed[0]} and slots {self.layout.slots}; compose it with this processor's config"
+                f"{canvas + below} x {canvas} and slots {self.layout.slots}; compose it with this processor's config"
             )
-        padded = F.pad(pixels.float(), (0, size - side, 0, size - side), mode="replicate").to(torch.uint8)
-        return Visual(padded, image if isinstance(image, DynImg) else None)
+        return Visual(padded(pixels, size), image if isinstance(image, DynImg) else None)
 
     def _expand(self, prompt: str, groups: list[Group]) -> str:
         """Replace each image token by the tokens of its group; a single one may stand for all precomposed DynImgs."""
@@ -212,8 +215,14 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompt holds {found} {self.image_token} token(s) but {sum(sizes)} DynImgs in {len(groups)} "
                 "group(s) came with it; write one token per video, or one per precomposed DynImg"
             )
-        runs = iter(self.placeholders.write(self.base, size, self.config.pooled_size) for size in sizes)
+        runs = iter(map(self._run, sizes))
         return marker.sub(lambda _: next(runs), prompt)
+
+    def _run(self, dynimgs: int) -> str:
+        """The tokens of so many DynImgs. Newline tokens are counted here; the model puts each in its place."""
+        token = self.placeholders.token(self.base)
+        whole = self.placeholders.write(self.base, dynimgs, self.config.pooled_size)
+        return thinned(whole, token, self.layout, self.config) + token * self.config.num_newlines(dynimgs)
 
     def _as_question(self, question: str) -> str:
         if not self.chat_template:
@@ -224,7 +233,8 @@ class DynImgProcessor(ProcessorMixin):
     def _check_placeholders(self, input_ids: list[list[int]], visuals: list[list[Group]]) -> None:
         for ids, groups in zip(input_ids, visuals, strict=True):
             found = ids.count(self.image_token_id)
-            wanted = sum(map(len, groups)) * self.config.tokens_per_image
+            dynimgs = sum(map(len, groups))
+            wanted = dynimgs * self.config.tokens_per_image + self.config.num_newlines(dynimgs)
             if found != wanted:
                 raise ValueError(
                     f"a prompt has {found} visual tokens where its DynImgs need {wanted}; raise max_length or set "
@@ -239,11 +249,9 @@ class DynImgProcessor(ProcessorMixin):
                 f"the prompts of a batch have {' and '.join(map(str, counts))} DynImgs; put prompts with the same "
                 "number into one batch (prompts without any may be mixed in)"
             )
-        pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals]).float()
-        processor = self.image_processor
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-        normalised = (pixels * processor.rescale_factor - mean) / std
-        return normalised.unsqueeze(2) if self.patch.dims == 6 else normalised
+        pixels = torch.stack([torch.cat([one.canvases for one in visual]) for visual in visuals])
+        values = normalised(pixels, self.image_processor)
+        return values.unsqueeze(2) if self.patch.dims == 6 else values
 
     def _times(self, visual: list[Visual]) -> Tensor:
         """(images, frames); the clock of each video starts at 0 and ticks with its own frames."""

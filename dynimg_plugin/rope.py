@@ -106,16 +106,22 @@ class DynImgRotaryEmbedding(nn.Module):
     def extra_repr(self) -> str:
         return f"frequencies={self.num_frequencies}, layout={self.layout}, num_layers={self.num_layers}"
 
-    def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """(cos, sin) in the dtype of `x`; or (BaseTables, LearnableAngle), which the decoder layers finish."""
+    def forward(
+        self, x: Tensor, position_ids: Tensor, *args: Any, base: nn.Module | None = None, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """(cos, sin) in the dtype of `x`; or (BaseTables, LearnableAngle), which the decoder layers finish.
+
+        With `base`, another rotary embedding is turned in the place of the wrapper's own.
+        """
+        base = self.base if base is None else base
         coordinates = self.coordinates
         if coordinates is None:
             if not (torch.is_grad_enabled() and any(theta.requires_grad for theta in self.thetas)):
-                return self.base(x, position_ids, *args, **kwargs)
+                return base(x, position_ids, *args, **kwargs)
             # Text only: the same values, but theta stays in the graph, or data-parallel ranks wait for its gradient.
             coordinates = x.new_zeros(1, x.shape[1], 3)
         exact = torch.empty(0, dtype=torch.float32, device=x.device)  # the base reads only its dtype and device
-        cos, sin = self.base(exact, position_ids, *args, **kwargs)
+        cos, sin = base(exact, position_ids, *args, **kwargs)
         implementation = choose(self.implementation, x.device)
         angle = LearnableAngle(coordinates.to(cos.device, torch.float32), self._theta(), implementation, x.dtype)
         if self.num_layers is None and implementation == "reference":
@@ -125,6 +131,23 @@ class DynImgRotaryEmbedding(nn.Module):
     def _theta(self) -> Tensor:
         """(3, d) or (layers, 3, d), fp32."""
         return torch.stack([theta.float() for theta in self.thetas], -2)
+
+
+class SameTheta(nn.Module):
+    """Stands for a decoder's further rotary embedding, of the same layout, and turns it as its main one is turned.
+
+    Gemma 3 of transformers 4 has one for its full and one for its sliding layers.
+    """
+
+    decoder: nn.Module
+
+    def __init__(self, base: nn.Module, decoder: nn.Module, main: str) -> None:
+        super().__init__()
+        self.base, self.main = base, main
+        self.__dict__["decoder"] = decoder  # no submodule: it is above
+
+    def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        return self.decoder.get_submodule(self.main)(x, position_ids, *args, base=self.base, **kwargs)
 
 
 def turned(cos: Tensor, sin: Tensor, angle: LearnableAngle, layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -145,7 +168,8 @@ def probe(base: nn.Module) -> tuple[str, int]:
     """Find the layout and the number of frequencies of a rotary embedding by running it at position 1."""
     if isinstance(base, DynImgRotaryEmbedding):
         raise ValueError("this rotary embedding is wrapped already")
-    sin = _sin_at_one(base).reshape(-1)
+    sin = _sin_at_one(base)
+    sin = sin.reshape(-1, sin.shape[-1])[0]  # of M-RoPE's three position axes, where they come apart, any
     half = sin.numel() // 2
     if torch.equal(sin[:half], sin[half:]):
         return "half", half

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import wraps
 from threading import RLock
 from types import MethodType
-from typing import Any
+from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in
+from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
-from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.layout import NEWLINE, DynImgLayout
+from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
+from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
-from dynimg_plugin.ops.reference import SPREAD
-from dynimg_plugin.pooling import pool_tokens
-from dynimg_plugin.rope import DynImgRotaryEmbedding, LearnableAngle, turned
+from dynimg_plugin.pooling import pool_tokens, with_newlines
+from dynimg_plugin.rope import DynImgRotaryEmbedding
+from dynimg_plugin.towers import encode_beside
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
 
@@ -32,9 +35,11 @@ class DynImgFeatures(BaseModelOutputWithPooling):
     """Marks visual features that came from DynImgs; generate() carries them from the encoder to the prefill.
 
     deepstack_features: per deeper layer that takes features too, what pooler_output is for the input.
+    kept: (rows, tokens), with a token budget which of a row's tokens these are.
     """
 
     deepstack_features: list[Any] | None = None
+    kept: Tensor | None = None
 
 
 class Turn:
@@ -58,8 +63,15 @@ class Session:
     implementation: Implementation = "auto"
     fused: list[str] = field(default_factory=list)  # paths of the attention modules that take the operator
     not_fused: str = ""  # why there are none
+    overrides: list[tuple[str, str]] = field(default_factory=list)  # (path of a module in the model, its method)
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
+    encoded: DynImgFeatures | None = None  # of the forward in flight, where they are needed before it asks for them
+
+    @classmethod
+    def of(cls, patch: Patch, config: DynImgConfig, implementation: Implementation) -> Self:
+        layout = DynImgLayout.from_config(config)
+        return cls(patch, config, layout, CoordinateTable.from_layout(layout), implementation)
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -67,12 +79,16 @@ class Session:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        copied = Session(
-            self.patch, self.config, self.layout, self.table, self.implementation, list(self.fused), self.not_fused
-        )
+        copied = type(self).of(self.patch, self.config, self.implementation)
         memo[id(self)] = copied  # the copied hooks are bound to it
+        copied.fused, copied.not_fused, copied.overrides = list(self.fused), self.not_fused, list(self.overrides)
         copied.handles = deepcopy(self.handles, memo)
         return copied
+
+    @property
+    def pixels(self) -> str:
+        """The name under which the family takes pictures."""
+        return pixel_input(self.patch.model_type)
 
     def rotary(self, core: Any) -> list[DynImgRotaryEmbedding]:
         """Found through the module in use, not remembered: peft and copies put their own in its place."""
@@ -85,16 +101,26 @@ class Session:
 
     def before(self, core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Forward pre-hook of the core: take our inputs out and give every rotary wrapper its coordinates."""
-        rebind(core, self.patch.entry)
+        for path, name in self.overrides:
+            if path == self.patch.core:
+                rebind(core, name)
         for attention in self.attention(core):
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
-        coordinates = None
-        if self.config.rope_4d:
+        coordinates = encoded = kept = None
+        if self.config.rope_4d or not self.config.keeps_all:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
-            coordinates = self._coordinates(core.config.image_token_id, given, explicit, times)
+            if not self.config.keeps_all and self._carries_dynimgs(given):
+                encoded = self._encoded(core, given)
+                visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, self.config)
+                kept = kept_of_rows(encoded.kept, visual, self.config)
+                if ROPE_INDEX in core.__dict__:
+                    args, kwargs = (), with_positions(core, given, visual, kept, self.config)
+            if self.config.rope_4d:
+                coordinates = self.coordinates(core, given, explicit, times, kept)
         self.turn.lock.acquire()
+        self.encoded = encoded
         for module in self.rotary(core):
             module.coordinates = coordinates
         return args, kwargs
@@ -103,22 +129,27 @@ class Session:
         """Forward hook, called on errors too."""
         for module in self.rotary(core):
             module.coordinates = None
+        self.encoded = None
         try:
             self.turn.lock.release()
         except RuntimeError:  # the pre-hook itself failed, before it took its turn
             return
 
-    def _coordinates(
-        self, placeholder: int, given: dict[str, Any], explicit: Tensor | None, times: Tensor | None
+    def coordinates(
+        self,
+        core: Any,
+        given: dict[str, Any],
+        explicit: Tensor | None,
+        times: Tensor | None,
+        kept: Tensor | None = None,
     ) -> Tensor | None:
-        input_ids = given.get("input_ids")
-        length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[1]
-        cache = given.get("past_key_values")
-        past = cache.get_seq_length() if cache is not None else 0
+        """(b or 1, s, 3) of the tokens of this forward, from the core's arguments by name; None: all are text."""
+        placeholder, input_ids = core.config.image_token_id, given.get("input_ids")
+        _, length, past = extent(given)
         if explicit is not None:
             if input_ids is not None and not past and (input_ids[:, explicit.shape[1] :] == placeholder).any():
                 raise ValueError(f"rope4d_coords of shape {tuple(explicit.shape)} end before the prompt's last DynImg")
-            return _part_of(explicit, past, length)
+            return part_of(explicit, past, length)
         if not self._carries_dynimgs(given):
             return None  # a placeholder that the model itself wrote is text
         if input_ids is None:
@@ -133,7 +164,43 @@ class Session:
                 f"t_mode={self.config.t_mode!r} of the model {'needs' if times is None else 'takes no'} dynimg_times, "
                 "(rows, images, frames); use a DynImgProcessor of the same config"
             )
-        return token_coordinates(input_ids, placeholder, self.table, times)
+        counts = (input_ids == placeholder).sum(-1)
+        if NEWLINE in self.layout.order and (counts % len(self.layout.order)).any():
+            raise ValueError(
+                f"a prompt holds {counts.max().item()} visual tokens, but with newline={self.config.newline!r} they "
+                f"come in runs of {len(self.layout.order)}; give DynImgProcessor the model's dynimg_config(model)"
+            )
+        return token_coordinates(input_ids, placeholder, self.table, times, kept)
+
+    def taken(self) -> DynImgFeatures | None:
+        """The features that this thread's forward has encoded beforehand, once; without a budget it has not."""
+        if self.config.keeps_all:
+            return None
+        with self.turn.lock:
+            encoded, self.encoded = self.encoded, None
+        return encoded
+
+    def _encoded(self, core: Any, given: dict[str, Any]) -> DynImgFeatures:
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+        return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given[self.pixels])
+
+    def check_pixels(self, pixel_values: Tensor) -> None:
+        """ValueError for the number or the shape of another fusion's images."""
+        height, width = pixel_values.shape[-2:]
+        below = (self.layout.rows - self.layout.grid) * (self.config.patch_size or 0)
+        if pixel_values.shape[1] % self.layout.num_canvases or height - width != below:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)}: {pixel_values.shape[1]} images per row of "
+                f"{height} x {width}, but a DynImg with fusion={self.config.fusion!r} has {self.layout.num_canvases} "
+                f"of {width + below} x {width}; use a DynImgProcessor of its config"
+            )
+
+    def encode(self, core: Any, pixels: Tensor) -> Any:
+        """See Patch.encode; hooks that bring prompts into the tower serve one forward at a time."""
+        if self.config.fusion != "tokens":
+            return self.patch.encode(core, pixels)
+        with self.turn.lock:
+            return encode_beside(core, self.patch, self.config, self.layout, pixels)
 
     def _carries_dynimgs(self, given: dict[str, Any]) -> bool:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
@@ -141,7 +208,7 @@ class Session:
 
     def is_dynimg(self, given: dict[str, Any]) -> bool:
         """DynImgs come as (rows, images, 3, H, W) without image sizes, see Patch.dims; anything else is not ours."""
-        pixel_values = given.get("pixel_values")
+        pixel_values = given.get(self.pixels)
         return pixel_values is not None and pixel_values.ndim == self.patch.dims and given.get("image_sizes") is None
 
 
@@ -153,7 +220,14 @@ def core_of(model: nn.Module) -> tuple[Any, Session]:
     raise ValueError(f"this {type(model).__name__} is not patched; call apply_dynimg(model) first")
 
 
-def _part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
+def extent(given: dict[str, Any]) -> tuple[int, int, int]:
+    """Rows and tokens of a forward, and how many tokens its cache holds already."""
+    input_ids, cache = given.get("input_ids"), given.get("past_key_values")
+    rows, length = (given["inputs_embeds"] if input_ids is None else input_ids).shape[:2]
+    return rows, length, 0 if cache is None else cache.get_seq_length()
+
+
+def part_of(coordinates: Tensor, past: int, length: int) -> Tensor | None:
     """The coordinates of tokens [past, past + length); tokens written after the prompt are text."""
     now = coordinates[:, past : past + length]
     return F.pad(now, (0, 0, 0, length - now.shape[1])) if now.shape[1] else None
@@ -166,69 +240,28 @@ def rebind(core: Any, name: str) -> None:
         core.__dict__[name] = MethodType(method.__func__, core)
 
 
-def finish_angles(
-    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, index: int, layout: str
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Pre-hook of a decoder layer when every layer has its own theta: hand on this layer's angle."""
-    pair: Any = kwargs.get("position_embeddings")
-    if pair is None or not isinstance(pair[1], LearnableAngle):
-        return None
-    base, angle = pair
-    own = base, angle.of_layer(index)
-    if angle.implementation == "reference":
-        hidden = args[0] if args else kwargs["hidden_states"]
-        own = turned(SPREAD[layout](base.cos), SPREAD[layout](base.sin), own[1], layout, hidden.dtype)
-    return args, {**kwargs, "position_embeddings": own}
-
-
-def dynimg_features(core_class: type, name: str) -> Callable[..., Any]:
-    """The class's feature method `name`, taking DynImgs too; what is no DynImg goes to the original."""
-    original = getattr(core_class, name)
-    signature = inspect.signature(original)
-
-    @wraps(original)
-    def features(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind_partial(self, *args, **kwargs).arguments
-        if not self.dynimg.is_dynimg(given):
-            return original(self, *args, **kwargs)
-        return encode_dynimgs(self, given["pixel_values"])
-
-    return features
-
-
 def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
     """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row."""
     session: Session = core.dynimg
+    session.check_pixels(pixel_values)
     rows, count = pixel_values.shape[:2]
-    if count % session.layout.num_canvases:
-        raise ValueError(
-            f"pixel_values of shape {tuple(pixel_values.shape)}: {count} images per row, but a DynImg with "
-            f"fusion={session.config.fusion!r} has {session.layout.num_canvases}; use a DynImgProcessor of its config"
-        )
-    encoded = session.patch.encode(core, pixel_values.flatten(0, -4))
+    session.config.num_newlines(count // session.layout.num_canvases)  # raises where they are no whole videos
+    encoded = session.encode(core, pixel_values.flatten(0, -4))
     patches, deeper = encoded if isinstance(encoded, tuple) else (encoded, None)
 
-    def per_row(features: Tensor) -> Any:
-        tokens = pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
-        tokens = tokens.reshape(rows, -1, tokens.shape[-1])
+    def pooled(features: Tensor) -> Tensor:
+        return pool_tokens(features.unflatten(0, (-1, session.layout.num_canvases)), session.layout)
+
+    def per_row(cells: Tensor) -> Any:
+        tokens = cells.reshape(rows, -1, cells.shape[-1])
+        tokens = tokens if kept is None else tokens[torch.arange(rows, device=tokens.device)[:, None], kept]
+        if NEWLINE in session.layout.order:
+            tokens = with_newlines(tokens, core.image_newline, session.layout)
         return tokens if session.patch.stacked else list(tokens)
 
-    return DynImgFeatures(
-        pooler_output=per_row(patches), deepstack_features=None if deeper is None else list(map(per_row, deeper))
-    )
-
-
-def with_extra_inputs(model_class: type) -> Callable[..., Any]:
-    """prepare_inputs_for_generation() that names our inputs too, for generate() refuses keywords it does not name."""
-    original = getattr(model_class, "prepare_inputs_for_generation")  # noqa: B009 (mypy: not every class has one)
-    signature = inspect.signature(original)
-    names = list(signature.parameters.values())
-    at = next((i for i, name in enumerate(names) if name.kind is name.VAR_KEYWORD), len(names))
-    ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in EXTRA_INPUTS]
-
-    @wraps(original)
-    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, *args, **kwargs)
-
-    prepare.__signature__ = signature.replace(parameters=[*names[:at], *ours, *names[at:]])  # type: ignore[attr-defined]
-    return prepare
+    cells = pooled(patches)
+    kept = None
+    if not session.config.keeps_all:
+        kept = in_row(choose_cells(cells, session.layout, session.config), rows, session.layout.num_tokens)
+    further = None if deeper is None else [per_row(pooled(features)) for features in deeper]
+    return DynImgFeatures(pooler_output=per_row(cells), deepstack_features=further, kept=kept)

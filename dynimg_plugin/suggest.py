@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
+from dynimg_plugin.compat import auto_class, rope_parameters
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.families import Patch, built_in_families, encode_natively, family_module
 from dynimg_plugin.patching import apply_dynimg, remove_dynimg
-from dynimg_plugin.placeholders import Fixed, Placeholders, Token, TokenTypes, Wrapped, no_inputs
+from dynimg_plugin.placeholders import Fixed, Placeholders, Token, TokenTypes, Wrapped, image_token, no_inputs
 from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.rope import probe
 from dynimg_plugin.suggestion import Suggestion
@@ -43,7 +44,7 @@ def suggest_patch(model: Any, processor: Any, families: Iterable[str] | None = N
     core_path, core = _core(model)
     decoder_path, rotary_path = _decoder(core)
     layout, _ = probe(core.get_submodule(decoder_path).get_submodule(rotary_path))
-    sections = (getattr(model.config.get_text_config(), "rope_parameters", None) or {}).get("mrope_section")
+    sections = rope_parameters(model.config.get_text_config()).get("mrope_section")
     found = {
         "model_type": model.config.model_type,
         "core": core_path,
@@ -69,8 +70,9 @@ def suggest_patch(model: Any, processor: Any, families: Iterable[str] | None = N
 
 def suggest_for(base: str | Path) -> Suggestion:
     """suggest_patch() for a checkpoint: a hub id or a folder."""
-    check_multimodal(AutoConfig.from_pretrained(base))
-    model = AutoModelForImageTextToText.from_pretrained(base).eval()
+    config = AutoConfig.from_pretrained(base)
+    check_multimodal(config)
+    model = auto_class(config.model_type).from_pretrained(base).eval()
     return suggest_patch(model, AutoProcessor.from_pretrained(base))
 
 
@@ -149,13 +151,15 @@ def _own_placeholders(model: Any, processor: Any, image_size: int, side: int) ->
     """What the processor writes for one picture, and which token types it adds."""
     token = processor.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
     blank = Image.new("RGB", (image_size, image_size))
-    inputs = processor(images=[blank], text=[f"{MARK}{processor.image_token}{MARK}"])
+    mark = getattr(processor, "boi_token", processor.image_token)  # what a prompt of Gemma 3 holds in any release
+    inputs = processor(images=[blank], text=[f"{MARK}{mark}{MARK}"])
     _, written, _ = processor.tokenizer.decode(inputs["input_ids"][0]).split(MARK)
     types = next((name for name in ("token_type_ids", "mm_token_type_ids") if name in inputs), None)
     return Placeholders(
         type(processor).__name__,
         canvas=Fixed(image_size, side),
         token=Token(token),
+        mark=image_token if mark == processor.image_token else Token(mark),
         write=Wrapped(written.partition(token)[0], token, written.rpartition(token)[2]),
         inputs=no_inputs if types is None else TokenTypes(types),
     )
@@ -179,14 +183,17 @@ def _try(model: Any, core: Any, processor: Any, patch: Patch) -> str | None:
         logits = model(**inputs).logits
         thetas = [value for name, value in model.named_parameters() if ".theta_" in name]
         moved = torch.autograd.grad(logits.float().square().sum(), thetas)
-        features = getattr(core, patch.entry)(inputs["pixel_values"])
+        features = getattr(core, patch.entry)(inputs[dynimgs.pixels])
     except TRIED as error:
         return _first_line(error)
     finally:
         remove_dynimg(model)
-    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    with torch.no_grad():
-        alone = model(**others, mm_encoder_outputs={"image": features}).logits
+    core.__dict__[patch.entry] = lambda *_, **__: features
+    try:
+        with torch.no_grad():
+            alone = model(**inputs).logits
+    finally:
+        del core.__dict__[patch.entry]
     if not torch.equal(alone, logits):
         return "the patched model's logits are not the model's own"
     return None if all(grad.any() for grad in moved) else "theta gets no gradient"

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from dynimg_plugin.compat import auto_class, tokenizer_for
 from dynimg_plugin.families import built_in_families, family_module
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -36,9 +37,12 @@ class Kit:
     def __init__(self) -> None:
         self.name_tokens(image_token="<image>", video_token="<video>")
 
-    def name_tokens(self, *others: str, **named: str) -> None:
-        """Give the tokenizer a family's special tokens: named ones, image_token="<image>", are attributes of it too."""
-        self.tokenizer = byte_tokenizer(others, named)
+    def name_tokens(self, *others: str, processor: Any = None, **named: str) -> None:
+        """Give the tokenizer a family's special tokens: named ones, image_token="<image>", are attributes of it too.
+
+        The class of the processor is asked which tokenizers it takes.
+        """
+        self.tokenizer = byte_tokenizer(others, named, processor)
 
     def template(self, image: str) -> str:
         """The chat template with `image` in the place of an image item."""
@@ -110,7 +114,7 @@ class Kit:
         return self.tokenizer.get_vocab()[getattr(self.tokenizer, name)]
 
 
-def byte_tokenizer(others: Sequence[str], named: dict[str, str]) -> PreTrainedTokenizerFast:
+def byte_tokenizer(others: Sequence[str], named: dict[str, str], processor: Any = None) -> PreTrainedTokenizerFast:
     """All 256 bytes, a few merges and the special tokens: any text survives a round trip."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -121,13 +125,15 @@ def byte_tokenizer(others: Sequence[str], named: dict[str, str]) -> PreTrainedTo
         vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=special
     )
     tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    return PreTrainedTokenizerFast(
+    return tokenizer_for(
+        processor,
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         extra_special_tokens=named,
         padding_side="left",
         model_max_length=8192,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
@@ -147,7 +153,7 @@ def build_from(kit: Kit, config: Any, processor: Any, *, seed: int = 0) -> tuple
     """(random model of `config` in eval mode, processor), from the parts of `kit`."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config).eval()
+    model = auto_class(config.model_type).from_config(config).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():  # Gemma 3's projection: no picture would reach the text
             torch.nn.init.normal_(parameter, std=0.02)

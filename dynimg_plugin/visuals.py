@@ -33,6 +33,22 @@ def as_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(array.copy() if array.shape[0] == 3 else array.transpose(2, 0, 1).copy())
 
 
+def padded(pixels: Tensor, size: int) -> Tensor:
+    """(n, 3, H, W) uint8 at the tower's image size: frames padded right and below by edge copy, never resized.
+
+    What lies below the first W rows, prompts beside a key frame, stays there.
+    """
+    height, width = pixels.shape[-2:]
+    columns = [*range(width), *[width - 1] * (size - width)]
+    return pixels[:, :, [*columns, *range(width, height)]][..., columns]
+
+
+def normalised(pixels: Tensor, image_processor: Any) -> Tensor:
+    """(..., 3, H, W) uint8 -> float32, as an image processor of transformers does."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std))
+    return (pixels.float() * image_processor.rescale_factor - mean) / std
+
+
 def open_picture(item: Any) -> Any:
     """The picture itself, when a path was given."""
     return Image.open(item) if isinstance(item, str | Path) else item

@@ -20,8 +20,13 @@ def canvas(base: Any) -> tuple[int, int]:
 
 
 def token(base: Any) -> str:
-    """Prompts hold <start_of_image>; visual features replace the soft tokens after it."""
+    """Visual features replace soft tokens."""
     return base.tokenizer.image_token
+
+
+def mark(base: Any) -> str:
+    """Prompts hold <start_of_image>, which soft tokens are to follow."""
+    return base.boi_token
 
 
 def write(base: Any, dynimgs: int, side: int) -> str:
@@ -37,7 +42,7 @@ PATCH = Patch(
     geometry=geometry,
     stacked=True,
     placeholders=Placeholders(
-        "Gemma3Processor", canvas=canvas, token=token, write=write, inputs=TokenTypes("token_type_ids")
+        "Gemma3Processor", canvas=canvas, token=token, mark=mark, write=write, inputs=TokenTypes("token_type_ids")
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynimg_plugin.compat import rope_fields
 from dynimg_plugin.families import Patch
 from dynimg_plugin.patches import qwen2_vl
 from dynimg_plugin.placeholders import Placeholders
@@ -21,6 +22,7 @@ PATCH = Patch(
     released=(12,),
     encode=qwen2_vl.encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="interleaved, M-RoPE",
     placeholders=Placeholders("Glm4vProcessor", canvas=qwen2_vl.canvas, write=write, inputs=qwen2_vl.inputs),
 )
@@ -44,6 +46,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
         chat_template=kit.template("<|begin_of_image|><|image|><|end_of_image|>"),
     )
     tower = qwen2_vl.tiny_tower(kit, image_size=side)
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
-    text = kit.text("glm4v_text", rope_parameters=rope, head_dim=16)
+    rope = rope_fields(rope_type="default", rope_theta=1e4, mrope_section=[2, 1, 1], partial_rotary_factor=0.5)
+    text = kit.text("glm4v_text", **rope, head_dim=16)
     return Glm4vConfig(vision_config=tower, text_config=text, **kit.image_ids(), **kit.video_ids()), processor

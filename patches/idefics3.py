@@ -43,6 +43,8 @@ PATCH = Patch(
     language_model="text_model",
     encode=encode,
     geometry=geometry,
+    stacked=True,
+    vision_tower="vision_model",
     dims=6,
     placeholders=Placeholders("Idefics3Processor", canvas=canvas, write=write),
 )

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: CLIP or SigLIP tower, MLP projector, Llama-style decoder. DynImgs enter on the image path."""
+"""LLaVA-1.5: CLIP or SigLIP tower (or timm, by assembling/), MLP projector, Llama-style decoder; on the image path."""
 
 from __future__ import annotations
 

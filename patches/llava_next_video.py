@@ -18,6 +18,7 @@ def tiny(kit: Any) -> tuple[Any, Any]:
         LlavaNextVideoVideoProcessor,
     )
 
+    kit.name_tokens(processor=LlavaNextVideoProcessor, image_token="<image>", video_token="<video>")
     images = LlavaNextImageProcessor(**kit.clip_sizes(), image_grid_pinpoints=kit.pinpoints(kit.CLIP_SIZE))
     processor = LlavaNextVideoProcessor(
         video_processor=LlavaNextVideoVideoProcessor(**kit.clip_sizes()),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynimg_plugin.compat import image_features
 from dynimg_plugin.families import Patch
 from dynimg_plugin.placeholders import Placeholders
 
@@ -26,7 +27,7 @@ def canvas(base: Any) -> tuple[int, int]:
 def encode(core: Any, pixels: Tensor) -> Tensor:
     """As the class does with images of this size: (m, 3, H, W) -> (m, 144, c)."""
     sizes = torch.tensor([pixels.shape[-2:]] * len(pixels), device=pixels.device)
-    return torch.stack(type(core).get_image_features(core, pixels, image_sizes=sizes, return_dict=True).pooler_output)
+    return torch.stack(tuple(image_features(core, pixels.to(core.vision_tower.dtype), image_sizes=sizes)))
 
 
 def write(base: Any, dynimgs: int, side: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dynimg_plugin.compat import image_processor_class
 from dynimg_plugin.families import Patch, encode_natively
 from dynimg_plugin.placeholders import Placeholders
 
@@ -41,18 +42,15 @@ PATCH = Patch(
 
 def tiny(kit: Any) -> tuple[Any, Any]:
     """(config, processor) of a random tiny PerceptionLM: a tower of 32 x 32 patches from timm, Llama."""
-    from transformers import (
-        PerceptionLMConfig,
-        PerceptionLMImageProcessor,
-        PerceptionLMProcessor,
-        PerceptionLMVideoProcessor,
-    )
+    from transformers import PerceptionLMConfig, PerceptionLMProcessor, PerceptionLMVideoProcessor
 
     kit.name_tokens(image_token="<|image|>", video_token="<|video|>")
     side = 32 * kit.PATCH_SIZE
     processor = PerceptionLMProcessor(
         PerceptionLMVideoProcessor(size=kit.square(side)),
-        PerceptionLMImageProcessor(tile_size=side, size=kit.square(side), vision_input_type="vanilla"),
+        image_processor_class("PerceptionLMImageProcessor")(
+            tile_size=side, size=kit.square(side), vision_input_type="vanilla"
+        ),
         kit.tokenizer,
         patch_size=kit.PATCH_SIZE,
         pooling_ratio=2,

@@ -13,6 +13,7 @@ PATCH = Patch(
     released=(12,),
     encode=qwen2_vl.encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders(
         "Qwen2_5_VLProcessor", canvas=qwen2_vl.canvas, write=qwen2_vl.write, inputs=qwen2_vl.inputs
@@ -30,7 +31,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
     config = Qwen2_5_VLConfig(
         vision_config=tower,
         text_config=kit.text("qwen2_5_vl_text", **qwen2_vl.tiny_config(kit)),
-        **kit.image_ids(),
-        **kit.video_ids(),
+        **qwen2_vl.tiny_ids(kit),
     )
     return config, processor

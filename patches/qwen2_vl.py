@@ -8,6 +8,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from dynimg_plugin.compat import bare, rope_fields, takes_token_types
 from dynimg_plugin.families import Patch
 from dynimg_plugin.placeholders import Mask, Placeholders
 
@@ -25,8 +26,11 @@ def canvas(base: Any) -> tuple[int, int]:
     return SIDE * base.image_processor.patch_size * base.image_processor.merge_size, SIDE
 
 
-def run_tower(core: Any, pixels: Tensor) -> Any:
-    """The tower's output on square images (m, 3, H, W), cut into patches as the family's image processor does."""
+def run_tower(core: Any, pixels: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+    """The tower's features (m * 144, c), and those for deeper layers, of square images (m, 3, H, W).
+
+    They are cut into patches as the family's image processor does.
+    """
     vision = core.config.vision_config
     patches = repeat(
         pixels.to(core.visual.dtype),
@@ -39,12 +43,12 @@ def run_tower(core: Any, pixels: Tensor) -> Any:
     )
     rows, columns = (size // vision.patch_size for size in pixels.shape[-2:])
     grid = torch.tensor([[1, rows, columns]] * len(pixels), device=pixels.device)
-    return core.visual(patches, grid_thw=grid)
+    return bare(core.visual(patches, grid_thw=grid))
 
 
 def encode(core: Any, pixels: Tensor) -> Tensor:
     """(m, 3, H, W) -> (m, 144, c)."""
-    return run_tower(core, pixels).pooler_output.unflatten(0, (len(pixels), -1))
+    return run_tower(core, pixels)[0].unflatten(0, (len(pixels), -1))
 
 
 def write(base: Any, dynimgs: int, side: int) -> str:
@@ -56,7 +60,7 @@ def inputs(base: Any, mask: Mask, dynimgs: int, side: int) -> dict[str, Any]:
     """What M-RoPE is computed from: token types, and one grid of patches per DynImg."""
     patches = side * base.image_processor.merge_size
     grids = {"image_grid_thw": [[1, patches, patches]] * dynimgs} if dynimgs else {}
-    return {"mm_token_type_ids": mask, **grids}
+    return {"mm_token_type_ids": mask, **grids} if takes_token_types() else grids
 
 
 PATCH = Patch(
@@ -64,6 +68,7 @@ PATCH = Patch(
     released=(12,),
     encode=encode,
     geometry=geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders("Qwen2VLProcessor", canvas=canvas, write=write, inputs=inputs),
 )
@@ -71,9 +76,15 @@ PATCH = Patch(
 
 def tiny_parts(kit: Any) -> dict[str, Any]:
     """Tokens, image processor and decoder that the Qwen-VL families share: patches of 4 px, merged 2 x 2."""
-    from transformers import Qwen2VLImageProcessor
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor
 
-    kit.name_tokens("<|vision_start|>", "<|vision_end|>", image_token="<|image_pad|>", video_token="<|video_pad|>")
+    kit.name_tokens(
+        "<|vision_start|>",
+        "<|vision_end|>",
+        processor=Qwen2VLProcessor,
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+    )
     area = (SIDE * 2 * kit.PATCH_SIZE) ** 2
     sizes = {"patch_size": kit.PATCH_SIZE, "size": {"shortest_edge": area // 4, "longest_edge": 4 * area}}
     return {
@@ -85,8 +96,13 @@ def tiny_parts(kit: Any) -> dict[str, Any]:
 
 def tiny_config(kit: Any) -> dict[str, Any]:
     """Ids and rotary sections of the Qwen-VL families; 16 dimensions of a head are 8 frequencies, 2 + 3 + 3."""
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    return {"rope_parameters": rope, "head_dim": 16}
+    return {**rope_fields(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]), "head_dim": 16}
+
+
+def tiny_ids(kit: Any) -> dict[str, Any]:
+    """Ids of visual tokens, and of the one that older releases find pictures by."""
+    start = kit.tokenizer.get_vocab()["<|vision_start|>"]
+    return {**kit.image_ids(), **kit.video_ids(), "vision_start_token_id": start}
 
 
 def tiny_tower(kit: Any, **extra: Any) -> dict[str, Any]:
@@ -105,7 +121,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
     config = Qwen2VLConfig(
         vision_config=tower,
         text_config=kit.text("qwen2_vl_text", **tiny_config(kit)),
-        **kit.image_ids(),
-        **kit.video_ids(),
+        **tiny_ids(kit),
     )
     return config, processor

@@ -13,9 +13,9 @@ from dynimg_plugin.placeholders import Placeholders
 
 def encode(core: Any, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(m, 3, H, W) -> (m, 144, c) and for every deepstack layer (m, 144, c)."""
-    out = qwen2_vl.run_tower(core, pixels)
+    features, deeper = qwen2_vl.run_tower(core, pixels)
     per_image = (len(pixels), -1)
-    return out.pooler_output.unflatten(0, per_image), [f.unflatten(0, per_image) for f in out.deepstack_features]
+    return features.unflatten(0, per_image), [layer.unflatten(0, per_image) for layer in deeper or ()]
 
 
 PATCH = Patch(
@@ -23,6 +23,7 @@ PATCH = Patch(
     released=(12,),
     encode=encode,
     geometry=qwen2_vl.geometry,
+    vision_tower="visual",
     rope="half, M-RoPE",
     placeholders=Placeholders("Qwen3VLProcessor", canvas=qwen2_vl.canvas, write=qwen2_vl.write, inputs=qwen2_vl.inputs),
 )
@@ -38,7 +39,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
     config = Qwen3VLConfig(
         vision_config=tower,
         text_config=kit.text("qwen3_vl_text", **qwen2_vl.tiny_config(kit)),
-        **kit.image_ids(),
-        **kit.video_ids(),
+        **qwen2_vl.tiny_ids(kit),
     )
     return config, processor

@@ -21,6 +21,8 @@ PATCH = Patch(
     language_model="text_model",
     encode=idefics3.encode,
     geometry=idefics3.geometry,
+    stacked=True,
+    vision_tower="vision_model",
     dims=6,
     placeholders=Placeholders("SmolVLMProcessor", canvas=idefics3.canvas, write=write),
 )

@@ -11,6 +11,7 @@ PATCH = Patch(
     model_type="video_llava",
     released=(16,),
     encode=encode_natively,
+    vision_tower="image_tower",
     stacked=True,
     placeholders=Placeholders(processor="VideoLlavaProcessor"),
 )

@@ -16,7 +16,6 @@ def tiny(kit: Any) -> tuple[Any, Any]:
     processor = LlavaProcessor(
         kit.clip_images(), kit.tokenizer, num_additional_image_tokens=1, **kit.patch_and_template()
     )
-    config = VipLlavaConfig(
-        vision_config=kit.clip_tower(), text_config=kit.text("llama"), vision_feature_layer=(-1, -2), **kit.image_ids()
-    )
+    layers = dict.fromkeys(("vision_feature_layer", "vision_feature_layers"), (-1, -2))  # as releases call them
+    config = VipLlavaConfig(vision_config=kit.clip_tower(), text_config=kit.text("llama"), **layers, **kit.image_ids())
     return config, processor

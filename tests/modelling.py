@@ -12,6 +12,7 @@ from PIL import Image
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg
 from dynimg_plugin.families import find_patch
+from dynimg_plugin.patching import OF_LLAVA
 from dynimg_plugin.tiny import build_tiny
 
 __all__ = ["AXES", "FAMILIES", "FEW", "families_with"]
@@ -31,6 +32,14 @@ def fresh(family: str) -> tuple[Any, Any]:
     return deepcopy(model), base
 
 
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Every module with its own attributes and hooks."""
+    return {
+        name: (type(module), set(module.__dict__), list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+
+
 def patched(family: str, config: DynImgConfig | None = None, **options: Any) -> tuple[Any, DynImgProcessor]:
     model, base = fresh(family)
     config = config or DynImgConfig()
@@ -42,10 +51,13 @@ def ordinary_image(base: Any) -> Any:
     content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
     text = base.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = base(images=Image.new("RGB", (90, 60), "red"), text=[text])
+    inputs.update({name: torch.stack(v) for name, v in inputs.items() if isinstance(v, list) and torch.is_tensor(v[0])})
     return inputs.convert_to_tensors("pt")  # GLM's processor warns of tensors that it makes itself
 
 
 def decoder(model: Any) -> Any:
+    if hasattr(model, OF_LLAVA):
+        return model.get_model()
     return model.model.get_submodule(find_patch(model.config.model_type).language_model)
 
 
@@ -71,8 +83,23 @@ def sharpen(model: Any) -> None:
                 getattr(attention, name).weight.data += 5
 
 
+def enable_checkpointing(model: Any) -> None:
+    """Not reentrant, under the name that this release has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def unpatched_logits(plain: Any, model: Any, inputs: Any) -> torch.Tensor:
     """Logits of the unpatched `plain` on the visual features that the patched `model` computes."""
-    features = model.model.get_image_features(inputs["pixel_values"])
-    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    return plain(**others, mm_encoder_outputs={"image": features}).logits
+    plain.model.get_image_features = lambda *_, **__: features_of(model, inputs)
+    return plain(**inputs).logits
+
+
+def pixels_of(inputs: Any) -> torch.Tensor:
+    """The DynImgs among a model's inputs; Video-LLaVA calls them otherwise in transformers 4."""
+    return inputs[next(name for name in inputs if name.startswith("pixel_values"))]
+
+
+def features_of(model: Any, inputs: Any) -> Any:
+    """The visual features of the DynImgs, in the form that this release of transformers takes."""
+    return model.model.get_image_features(pixels_of(inputs))

@@ -11,22 +11,23 @@ import dynimg_plugin
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"config", "ops", "placeholders"},
+    {"compat", "config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
-    {"video", "pooling", "attention"},
+    {"video", "pooling", "attention", "budget", "mrope", "towers"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
-    {"processing", "patching", "original"},
+    {"processing", "overriding", "original"},
+    {"patching"},
     {"tiny", "loading", "family_table", "suggest"},
-    {"fitting"},
+    {"fitting", "assembling"},
     {"evaluation"},
     {"patches", "eval_tasks"},
     {"training"},
     {"demo", "doctor"},
     {"check"},
     {"cli_options"},
-    {"cli_evaluation", "cli_judging", "cli_training"},
+    {"cli_assembling", "cli_evaluation", "cli_judging", "cli_training"},
     {"cli"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -41,10 +42,11 @@ DOORS = {
     "lmms_eval": {"evaluation", "doctor"},
     "datasets": {"eval_tasks", "evaluation", "training"},
     "peft": {"loading", "training"},
+    "timm": {"assembling", "towers"},
     "tokenizers": {"tiny"},
     "torchvision": {"composition", "doctor"},
     "trl": {"training"},
-    "typer": {"cli", "cli_options", "cli_evaluation", "cli_judging", "cli_training"},
+    "typer": {"cli", "cli_options", "cli_assembling", "cli_evaluation", "cli_judging", "cli_training"},
 }
 
 

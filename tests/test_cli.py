@@ -57,7 +57,7 @@ def test_compose_writes_the_exact_pictures_and_a_record_of_every_frame(video, tm
     assert sorted(times[1:]) == times[1:]
 
 
-@pytest.mark.parametrize("fusion", ["after", "none"])
+@pytest.mark.parametrize("fusion", ["tokens", "after", "none"])
 def test_compose_takes_the_ablations_and_other_towers(video, tmp_path, fusion):
     output = tmp_path / "out.png"
     code, _ = dynimg(
@@ -66,6 +66,8 @@ def test_compose_takes_the_ablations_and_other_towers(video, tmp_path, fusion):
     )  # fmt: skip
     assert code == 0
     assert Image.open(output).width == (3 if fusion == "after" else 2) * (2 * 336 + 8) - 8
+    row = 8 * 14 if fusion == "tokens" else 0
+    assert Image.open(output).height == (2 if fusion == "after" else 1) * (22 + 2 * (336 + row) + 8) - 8
 
 
 def test_ask_answers_about_a_real_file(video, checkpoint):
@@ -106,6 +108,16 @@ def test_doctor_names_the_remedy_of_a_missing_and_of_an_old_package(monkeypatch)
     assert findings[1].fix == "pip install 'no-such-package>=1'"
 
 
+def test_doctor_names_packages_that_do_not_go_together(monkeypatch):
+    from dynimg_plugin import doctor
+
+    wanted = {"datasets": ["huggingface_hub>=99", "numpy>=99", "peft>=99; extra == 'dev'", "accelerate>=0.1"]}
+    monkeypatch.setattr(doctor, "requires", wanted.get)
+    (finding,) = doctor._together()
+    assert (finding.name, finding.value.partition(",")[0]) == ("datasets", "needs huggingface_hub>=99")
+    assert finding.fix.startswith("pip install 'huggingface_hub==")
+
+
 def write_with_complex_rope(folder: Path) -> None:
     """A LLaVA whose language model turns queries and keys by complex numbers: there is no (cos, sin) to wrap."""
     kit = Kit()
@@ -139,7 +151,7 @@ def broken_inputs(folder: Path, video: Path, checkpoint: Path):
         (["compose", folder / "none.mp4"], "none.mp4: no such file"),
         (["compose", text], "text.mp4: cannot be read as a video"),
         (["compose", video, "--num-prompts", 5], "num_prompts=5 does not divide"),
-        (["compose", video, "--fusion", "mix"], "fusion='mix' is not known; allowed: canvas, after, none"),
+        (["compose", video, "--fusion", "mix"], "fusion='mix' is not known; allowed: canvas, tokens, after, none"),
         (["ask", video, "What?", "--model", folder / "nothing"], "is neither a folder nor a hub id"),
         (["ask", video, "What?", "--model", without], "has no processor"),
         (["ask", video, "What?", "--model", unknown], "'gpt2' is not supported; supported: gemma3, "),

@@ -50,13 +50,13 @@ def test_a_video_becomes_square_rgb_images_of_the_towers_patches(fusion, canvase
         assert dynimg.image is dynimg.images[0]
 
 
-@pytest.mark.parametrize("fusion", ["canvas", "after", "none"])
+@pytest.mark.parametrize("fusion", ["canvas", "tokens", "after", "none"])
 @pytest.mark.parametrize("prompts", [1, 2, 3, 4, 6, 12])
 @pytest.mark.parametrize(("grid", "patch_size"), TOWERS)
 def test_the_places_tile_the_images_on_patch_borders(grid, patch_size, prompts, fusion, constant_frames):
     config = DynImgConfig(num_images=1, num_prompts=prompts, fusion=fusion, grid=grid, patch_size=patch_size)
     (dynimg,) = compose(constant_frames, config)
-    covered = np.zeros((len(dynimg.images), config.canvas_size, config.canvas_size), int)
+    covered = np.zeros(pixels(dynimg).shape[:3], int)
     for frame in dynimg.frames:
         place = frame.rectangle
         assert all(edge % patch_size == 0 for edge in (place.x, place.y, place.w, place.h))
@@ -64,7 +64,7 @@ def test_the_places_tile_the_images_on_patch_borders(grid, patch_size, prompts, 
     assert (covered == 1).all()
 
 
-@pytest.mark.parametrize("fusion", ["canvas", "after", "none"])
+@pytest.mark.parametrize("fusion", ["canvas", "tokens", "after", "none"])
 @pytest.mark.parametrize("prompts", [1, 2, 3, 4, 6, 12])
 def test_a_frames_colour_fills_its_place_and_nothing_else(prompts, fusion, constant_frames):
     config = DynImgConfig(num_images=2, num_prompts=prompts, fusion=fusion, patch_size=4)
@@ -90,7 +90,7 @@ def test_the_key_frame_lies_above_its_prompts_in_time_order(constant_frames):
     assert prompts[0] < prompts[1] < key < prompts[2] < prompts[3]
 
 
-@pytest.mark.parametrize("fusion", ["canvas", "after", "none"])
+@pytest.mark.parametrize("fusion", ["canvas", "tokens", "after", "none"])
 @pytest.mark.parametrize("prompts", [1, 2, 4, 6, 12])
 @pytest.mark.parametrize("grid", [24, 27, 28])
 def test_the_picture_and_the_coordinates_agree_on_every_place(grid, prompts, fusion):
@@ -100,7 +100,7 @@ def test_the_picture_and_the_coordinates_agree_on_every_place(grid, prompts, fus
     config = DynImgConfig(num_images=1, num_prompts=prompts, fusion=fusion, grid=grid, patch_size=8)
     layout = DynImgLayout.from_config(config)
     (dynimg,) = compose([frame] * 20, config)
-    patches = torch.tensor(pixels(dynimg)).unflatten(1, (grid, 8)).unflatten(3, (grid, 8))
+    patches = torch.tensor(pixels(dynimg)).unflatten(1, (layout.rows, 8)).unflatten(3, (grid, 8))
     colours = pool_tokens(patches.double().mean((2, 4)).flatten(1, 2)[None], layout)[0]
     key = layout.regions[0].cells
     hw = colours[:, [1, 0]] / 255 * torch.tensor([key.h, key.w]) - 0.5

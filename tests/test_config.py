@@ -10,7 +10,8 @@ from dynimg_plugin.config import CONFIG_NAME, DynImgConfig
 OTHER = DynImgConfig(
     num_images=2,
     num_prompts=6,
-    fusion="after",
+    fusion="tokens",
+    prompt_attention="apart",
     rope_4d=False,
     theta_scope="per_layer",
     t_mode="time",
@@ -41,8 +42,9 @@ def test_defaults_are_the_papers():
         ("num_prompts", 0, COUNT),
         ("num_prompts", 5, "1, 2, 3, 4, 6, 12"),
         ("num_prompts", 24, "1, 2, 3, 4, 6, 12"),
-        ("fusion", "mix", "canvas, after, none"),
-        ("fusion", None, "canvas, after, none"),
+        ("fusion", "mix", "canvas, tokens, after, none"),
+        ("prompt_attention", "none", "joint, apart"),
+        ("fusion", None, "canvas, tokens, after, none"),
         ("rope_4d", 1, "True, False"),
         ("rope_4d", "yes", "True, False"),
         ("theta_scope", "layer", "shared, per_layer"),
@@ -69,12 +71,18 @@ def test_prompts_are_checked_against_the_given_pooled_size():
         DynImgConfig(pooled_size=10)
 
 
+def test_an_option_of_tokens_alone_is_refused_elsewhere():
+    assert DynImgConfig(fusion="tokens", prompt_attention="apart").prompt_attention == "apart"
+    with pytest.raises(ValueError, match="belongs to fusion='tokens'; fusion is 'canvas'"):
+        DynImgConfig(prompt_attention="apart")
+
+
 def test_a_config_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         DynImgConfig().num_images = 8
 
 
-@pytest.mark.parametrize(("fusion", "frames"), [("canvas", 7), ("after", 7), ("none", 1)])
+@pytest.mark.parametrize(("fusion", "frames"), [("canvas", 7), ("tokens", 7), ("after", 7), ("none", 1)])
 def test_frames_per_image_counts_the_key_and_its_prompts(fusion, frames):
     assert DynImgConfig(num_prompts=6, fusion=fusion).frames_per_image == frames
 

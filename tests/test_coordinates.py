@@ -37,7 +37,7 @@ def row(*tokens):
 
 
 every_layout = pytest.mark.parametrize(
-    ("grid", "prompts", "fusion"), [(g, n, f) for g in GRIDS for n in PROMPTS for f in ("canvas", "after")]
+    ("grid", "prompts", "fusion"), [(g, n, f) for g in GRIDS for n in PROMPTS for f in ("canvas", "tokens", "after")]
 )
 
 

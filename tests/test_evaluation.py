@@ -130,7 +130,7 @@ def test_every_option_of_the_config_is_a_model_argument(checkpoint):
     ("arguments", "message"),
     [
         ({"num_image": 4}, r"unknown DynImg option\(s\) num_image; known: aspect, fast_between, fusion"),
-        ({"fusion": "canvass"}, "fusion='canvass' is not known; allowed: canvas, after, none"),
+        ({"fusion": "canvass"}, "fusion='canvass' is not known; allowed: canvas, tokens, after, none"),
         ({"adapter": "a", "peft": "b"}, "two names for one argument"),
         ({"device": "cpu", "device_map": "auto"}, "contradict each other"),
     ],

@@ -19,7 +19,7 @@ def layouts(draw):
         DynImgConfig(
             pooled_size=pooled,
             num_prompts=draw(st.sampled_from([n for n in range(1, pooled + 1) if pooled % n == 0])),
-            fusion=draw(st.sampled_from(["canvas", "after", "none"])),
+            fusion=draw(st.sampled_from(["canvas", "tokens", "after", "none"])),
             pool=draw(st.sampled_from(["region", "plain"])),
             grid=draw(st.one_of(st.sampled_from([24, 27, 28]), st.integers(16, 40))),
         )
@@ -44,7 +44,7 @@ def cover(shape, rects):
 
 @given(layouts())
 def test_regions_tile_the_patches_of_every_canvas_exactly_once(layout):
-    shape = (layout.num_canvases, layout.grid, layout.grid)
+    shape = (layout.num_canvases, layout.rows, layout.grid)
     assert (cover(shape, [(region.canvas, region.patches) for region in layout.regions]) == 1).all()
 
 
@@ -61,7 +61,7 @@ def test_pooling_never_needs_more_cells_than_patches(layout):
         assert 1 <= region.cells.w <= region.patches.w
 
 
-@pytest.mark.parametrize("fusion", ["canvas", "after", "none"])
+@pytest.mark.parametrize("fusion", ["canvas", "tokens", "after", "none"])
 @pytest.mark.parametrize("prompts", PROMPTS)
 @pytest.mark.parametrize("grid", [24, 27, 28])
 def test_a_dynimg_always_has_144_tokens(grid, prompts, fusion):
@@ -119,6 +119,16 @@ def test_after_gives_every_frame_a_canvas_of_its_own_and_the_cells_of_canvas(pro
     assert [region.cells for region in after.regions] == [region.cells for region in canvas.regions]
 
 
+@pytest.mark.parametrize("prompts", PROMPTS)
+def test_tokens_leaves_the_key_frame_the_whole_grid_and_puts_the_row_below_it(prompts):
+    tokens, canvas = layout_of(prompts=prompts, fusion="tokens"), layout_of(prompts=prompts)
+    assert tokens.regions[0].patches == Rect(0, 0, 27, 27)
+    assert (tokens.num_canvases, tokens.rows, canvas.rows) == (1, 27 + canvas.regions[1].patches.h, 27)
+    for below, inside in zip(tokens.regions[1:], canvas.regions[1:], strict=True):
+        assert below.patches == Rect(27, inside.patches.x, inside.patches.h, inside.patches.w)
+    assert [region.cells for region in tokens.regions] == [region.cells for region in canvas.regions]
+
+
 def test_none_gives_the_key_frame_everything():
     (region,) = layout_of(fusion="none").regions
     assert (region.patches, region.cells, region.slot) == (Rect(0, 0, 27, 27), Rect(0, 0, 12, 12), 0)
@@ -129,8 +139,10 @@ def test_plain_pooling_takes_a_shared_canvas_as_one():
     assert (region.patches, region.cells) == (Rect(0, 0, 27, 27), Rect(0, 0, 12, 12))
 
 
-@pytest.mark.parametrize("options", [{"pool": "region"}, {"pool": "plain", "fusion": "after"}])
-def test_frames_are_pooled_apart_by_region_or_on_canvases_of_their_own(options):
+@pytest.mark.parametrize(
+    "options", [{"pool": "region"}, {"pool": "plain", "fusion": "after"}, {"pool": "plain", "fusion": "tokens"}]
+)
+def test_frames_are_pooled_apart_by_region_or_where_they_share_no_grid(options):
     layout = layout_of(**options)
     assert layout.pooling_regions == layout.regions
 

@@ -1,98 +1,26 @@
 """Checkpoints in the llava package's own format: every weight finds its place, and the answers stay the same.
 
-They are written here by naming a tiny model's weights as the package does. Against the package's own code the loader
-was checked apart from these tests, see README.
+Against the package's own code the loader is checked by benchmarks/original_llava.py.
 """
 
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 import torch
 from modelling import fresh, noise_video
+from originals import KINDS, write_original
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, SiglipVisionConfig
 
 from dynimg_plugin import apply_dynimg, load
+from dynimg_plugin.compat import rope_parameters
 from dynimg_plugin.original import convert_config, load_original, read_original
+from dynimg_plugin.patching import dynimg_config
 from dynimg_plugin.tiny import Kit
 
-ORIGINAL_NAMES = {
-    r"^model\.vision_tower\.": "model.vision_tower.vision_tower.vision_model.",
-    r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
-    r"^model\.multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
-    r"^model\.language_model\.": "model.",
-}
-# kind: (family of transformers, what config.json says beside the decoder)
-KINDS = {
-    "LLaVA-1.5": ("llava", {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama"}),
-    "LLaVA-NeXT-Video": (
-        "llava_next_video",
-        {
-            "architectures": ["LlavaLlamaForCausalLM"],
-            "mm_spatial_pool_mode": "average",
-            "mm_spatial_pool_stride": 2,
-            "mm_resampler_type": "spatial_pool",
-            "mm_patch_merge_type": "spatial_unpad",
-            "image_grid_pinpoints": "[(96, 192), (192, 96)]",
-        },
-    ),
-    "llava-onevision-qwen2": (
-        "llava_onevision",
-        {
-            "architectures": ["LlavaQwenForCausalLM"],
-            "model_type": "llava_qwen",
-            "mm_patch_merge_type": "spatial_unpad",
-            "image_aspect_ratio": "anyres_max_9",
-            "image_grid_pinpoints": [[110, 220], [220, 110]],
-        },
-    ),
-    "LLaVA-Video-Qwen2": (
-        "llava_onevision",
-        {
-            "architectures": ["LlavaQwenForCausalLM"],
-            "model_type": "llava_qwen",
-            "mm_patch_merge_type": "spatial_unpad",
-            "mm_newline_position": "grid",
-            "mm_spatial_pool_mode": "bilinear",
-            "mm_spatial_pool_stride": 2,
-            "image_aspect_ratio": "anyres_max_9",
-            "image_grid_pinpoints": "(1x1),...,(6x6)",
-        },
-    ),
-}
-DECODER = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-DECODER += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
 
-
-def write_original(folder, kind, **changes):
-    """A tiny checkpoint of the kind with random weights; returns transformers' model of them."""
-    family, values = KINDS[kind]
-    model, _ = fresh(family)
-    tower = folder / "tower"
-    kept = model.config.vision_config.to_dict()
-    if family == "llava_onevision":
-        kept["num_hidden_layers"] += 1  # the package deletes the last
-        SiglipVisionConfig(**kept).save_pretrained(tower)
-    else:
-        CLIPVisionConfig(**kept).save_pretrained(tower)
-    text = model.config.text_config
-    config = {name: getattr(text, name) for name in DECODER} | {"rope_theta": text.rope_parameters["rope_theta"]}
-    config |= {"mm_vision_tower": str(tower), "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
-    (folder / "config.json").write_text(json.dumps(config | values | changes), "utf-8")
-    save_file({original_name(name): value for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    Kit().tokenizer.save_pretrained(folder)
-    return model
-
-
-def original_name(name):
-    for pattern, replacement in ORIGINAL_NAMES.items():
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
+@pytest.mark.oldest
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_every_weight_finds_its_place_and_the_logits_are_the_same(kind, tmp_path):
@@ -102,7 +30,7 @@ def test_every_weight_finds_its_place_and_the_logits_are_the_same(kind, tmp_path
     assert type(model) is type(expected)
     assert processor.config.grid == (27 if "qwen" in kind.lower() else 24)
     inputs = processor(text="What moves?", videos=noise_video(), return_tensors="pt")
-    assert torch.equal(model(**inputs).logits, apply_dynimg(expected)(**inputs).logits)
+    assert torch.equal(model(**inputs).logits, apply_dynimg(expected, dynimg_config(model))(**inputs).logits)
     assert model.generate(**inputs, max_new_tokens=3).shape[1] <= inputs["input_ids"].shape[1] + 3
 
 
@@ -163,7 +91,7 @@ def test_known_towers_need_no_folder_and_ranges_of_tiles_are_read():
     assert config.vision_config.num_hidden_layers == 26
     assert len(config.image_grid_pinpoints) == 36
     assert config.image_grid_pinpoints[-1] == [2304, 2304]
-    assert config.text_config.rope_parameters["rope_type"] == "linear"
+    assert rope_parameters(config.text_config)["rope_type"] == "linear"
     _, values = KINDS["LLaVA-1.5"]
     clip = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu"}
     assert convert_config({**values, **clip}).vision_config.num_hidden_layers == 24
@@ -175,6 +103,11 @@ def test_known_towers_need_no_folder_and_ranges_of_tiles_are_read():
         ({"mm_projector_type": "linear"}, "mm_projector_type='linear' of this llava checkpoint has no counterpart"),
         ({"mm_resampler_type": "qformer"}, "mm_resampler_type='qformer'"),
         ({"architectures": ["LlavaMptForCausalLM"]}, "LlavaLlamaForCausalLM"),
+        (
+            {"mm_newline_position": "row"},
+            "mm_newline_position='row' .*None, grid, frame, one_token, no_token",
+        ),
+        ({"add_faster_video": True}, "add_faster_video=True"),
         ({"num_hidden_layers": 3}, "missing .*layers.2"),
         ({"num_hidden_layers": 1}, "left over .*layers.1"),
         ({"intermediate_size": 80}, "of another shape"),

@@ -18,19 +18,19 @@ def layout_of(grid=27, prompts=4, **options):
 
 def random_patches(layout, count=2, channels=3):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, layout.num_canvases, layout.grid**2, channels, generator=generator)
+    return torch.randn(count, layout.num_canvases, layout.rows * layout.grid, channels, generator=generator)
 
 
 def cells_that_change(layout, region):
     """(pooled, pooled) truth values: the cells whose bits change when all patches of one frame do."""
     before = random_patches(layout)
-    after = before.clone().unflatten(2, (layout.grid, layout.grid))
+    after = before.clone().unflatten(2, (layout.rows, layout.grid))
     after[:, region.canvas, region.patches.rows, region.patches.columns] += 1
     changed = pool_tokens(before, layout) != pool_tokens(after.flatten(2, 3), layout)
     return changed.any(0).any(-1).unflatten(0, (layout.pooled, layout.pooled))
 
 
-@pytest.mark.parametrize("fusion", ["canvas", "after"])
+@pytest.mark.parametrize("fusion", ["canvas", "tokens", "after"])
 @pytest.mark.parametrize("prompts", PROMPTS)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_frame_changes_its_own_cells_and_no_bit_of_any_other(grid, prompts, fusion):
@@ -68,10 +68,12 @@ def test_plain_pooling_mixes_frames_in_a_known_number_of_cells(grid, mixed):
     assert found == mixed
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "plain"}, {"fusion": "after"}, {"fusion": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": "plain"}, {"fusion": "after"}, {"fusion": "none"}, {"fusion": "tokens"}], ids=str
+)
 def test_a_constant_stays_the_same_constant(options):
     layout = layout_of(**options)
-    pooled = pool_tokens(torch.full((1, layout.num_canvases, 729, 2), 0.5), layout)
+    pooled = pool_tokens(torch.full((1, layout.num_canvases, layout.rows * 27, 2), 0.5), layout)
     assert pooled.shape == (1, 144, 2)
     assert (pooled == 0.5).all()
 

@@ -50,6 +50,7 @@ def talk(**video):
 
 @pytest.mark.parametrize("family", FAMILIES)
 class TestEveryFamily:
+    @pytest.mark.oldest
     def test_a_video_takes_576_tokens_and_four_images(self, family, processor_of, video_array):
         processor = processor_of(family)
         inputs = processor(text=QUESTION, videos=video_array, return_tensors="pt")

@@ -10,6 +10,7 @@ from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from dynimg_plugin.compat import rope_fields
 from dynimg_plugin.ops.reference import SPREAD, turn
 from dynimg_plugin.rope import DynImgRotaryEmbedding, turned
 
@@ -33,7 +34,7 @@ POSITIONS = torch.arange(12)[None]
 
 def base(kind: str = "default", cls: type = LlamaRotaryEmbedding) -> nn.Module:
     config = {LlamaRotaryEmbedding: LlamaConfig, Qwen2RotaryEmbedding: Qwen2Config}[cls]
-    return cls(config(**SIZES, rope_parameters=KINDS[kind]))
+    return cls(config(**SIZES, **rope_fields(**KINDS[kind])))
 
 
 def with_theta(rotary: nn.Module, layers: int | None = None) -> DynImgRotaryEmbedding:
@@ -45,6 +46,7 @@ def with_theta(rotary: nn.Module, layers: int | None = None) -> DynImgRotaryEmbe
     return wrapper
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cls", [LlamaRotaryEmbedding, Qwen2RotaryEmbedding])
 def test_the_angles_add_up_on_every_kind_of_base(kind, cls):
@@ -59,7 +61,7 @@ def test_the_angles_add_up_on_every_kind_of_base(kind, cls):
 
 
 def test_interleaved_and_partial_layouts_are_found():
-    config = GlmConfig(**SIZES, head_dim=16, num_key_value_heads=2, rope_parameters=KINDS["default"])
+    config = GlmConfig(**SIZES, head_dim=16, num_key_value_heads=2, **rope_fields(**KINDS["default"]))
     wrapper = with_theta(GlmRotaryEmbedding(config))
     plain = GlmRotaryEmbedding(config)(torch.zeros(2, 12, 64), POSITIONS)
     assert wrapper.num_frequencies * 2 == plain[0].shape[-1]

@@ -13,6 +13,8 @@
 #include "rope4d.h"
 
 #include <cmath>
+#include <initializer_list>
+#include <type_traits>
 
 namespace dynimg {
 
@@ -252,6 +254,48 @@ int64_t cut(Job<scalar, V>& job, int64_t batch) {
 template <typename scalar, int V>
 bool fits(const Heads<scalar>& x, int64_t d) {
   return reinterpret_cast<uintptr_t>(x.data) % (sizeof(scalar) * V) == 0 && d % V == 0 && x.batch % V == 0 && x.head % V == 0 && x.token % V == 0;
+}
+
+// Runs body(std::integral_constant<int, V>) with V numbers of 16 bytes, or with 1 where a row is not aligned to them.
+template <typename scalar, typename Body>
+void with_width(std::initializer_list<at::Tensor> tensors, int64_t d, Body body) {
+  constexpr int WIDE = 16 / sizeof(scalar);
+  bool wide = true;
+  for (const auto& x : tensors) wide = wide && fits<scalar, WIDE>(heads_of<scalar>(x), d);
+  if (wide) body(std::integral_constant<int, WIDE>());
+  else body(std::integral_constant<int, 1>());
+}
+
+template <typename scalar, int V>
+Job<scalar, V> forward_job(const at::Tensor& q, const at::Tensor& k, const at::Tensor& q_out, const at::Tensor& k_out,
+                           const Tables& tables, bool interleaved, bool match_eager) {
+  Job<scalar, V> job{};
+  job.a[0] = heads_of<scalar>(q), job.a[1] = heads_of<scalar>(k);
+  job.y[0] = heads_of<scalar>(q_out), job.y[1] = heads_of<scalar>(k_out);
+  job.angles = tables.angles<typename AccOf<scalar>::type>();
+  job.dim = q.size(3), job.interleaved = interleaved, job.match_eager = match_eager;
+  return job;
+}
+
+// Without parts: theta_parts() adds them when theta needs a gradient.
+template <typename scalar, int V>
+Job<scalar, V> backward_job(const at::Tensor& gq, const at::Tensor& gk, const at::Tensor& yq, const at::Tensor& yk,
+                            const at::Tensor& dq, const at::Tensor& dk, const Tables& tables, bool interleaved) {
+  Job<scalar, V> job{};
+  job.a[0] = heads_of<scalar>(gq), job.a[1] = heads_of<scalar>(gk);
+  job.y[0] = heads_of<scalar>(yq), job.y[1] = heads_of<scalar>(yk);
+  job.b[0] = heads_of<scalar>(dq), job.b[1] = heads_of<scalar>(dk);
+  job.angles = tables.angles<typename AccOf<scalar>::type>();
+  job.dim = gq.size(3), job.interleaved = interleaved;
+  return job;
+}
+
+// (blocks, 3, d): what every block adds to theta's gradient; their sum is the gradient.
+template <typename scalar, int V>
+at::Tensor theta_parts(Job<scalar, V>& job, int64_t blocks, const at::Tensor& theta) {
+  at::Tensor parts = at::empty({blocks, 3, theta.size(1)}, theta.options());
+  job.parts = parts.data_ptr<typename AccOf<scalar>::type>();
+  return parts;
 }
 
 }  // namespace dynimg

@@ -1,4 +1,4 @@
-// The CPU operator: one pass over q and k, vectorised by the compiler for three instruction sets.
+// The CPU operator: one pass over q and k, vectorised by the compiler for two instruction sets.
 //
 // The work is cut into chunks of 64 tokens, whatever the number of threads. Each chunk sums its own part of theta's
 // gradient in a fixed order and the parts are added in order, so that 1 and 2 threads give the same bits. The file is
@@ -7,23 +7,19 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
 #include "rope4d.h"
+#include "rope4d_numbers.h"
 
+// By feature: "arch=haswell" would serve that one model of one maker and leave every other CPU with SSE2.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define CLONES
-#endif
-#if defined(__GNUC__) || defined(__clang__)
-#define INLINE inline __attribute__((always_inline))
-#else
-#define INLINE __forceinline
 #endif
 
 namespace dynimg {
@@ -31,169 +27,134 @@ namespace {
 
 constexpr int64_t CHUNK = 64;
 
-// Bits of a half-precision number: c10's classes have constructors that the compiler will not inline into every clone.
-struct F16 {
-  uint16_t bits;
-};
-struct BF16 {
-  uint16_t bits;
-};
+// ---- one row of D numbers; pair p is (p, p + d), or (2 p, 2 p + 1) when interleaved
 
-template <typename scalar>
-struct StorageOf {
-  using type = scalar;
-};
-template <>
-struct StorageOf<c10::Half> {
-  using type = F16;
-};
-template <>
-struct StorageOf<c10::BFloat16> {
-  using type = BF16;
-};
+// Two neighbours of 16 bits are worked on as one word. Where they belong to two pairs, the tables are laid out as the
+// words come apart, slots of d = 6: cos 0 2 4 | 1 3 5.
+template <typename scalar, bool INTERLEAVED>
+constexpr bool SPLIT = IS_HALF<scalar> && !INTERLEAVED;
 
-template <typename scalar>
-using acc_of = std::conditional_t<std::is_same_v<scalar, double>, double, float>;
-
-// ---- loads, stores and rounding, without branches, so that the compiler can vectorise them
-
-INLINE uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
+INLINE int64_t slot_of(int64_t p, int64_t d, bool split) {
+  return !split || p == d / 2 * 2 ? p : p % 2 * (d / 2) + p / 2;
 }
 
-INLINE float float_of(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
+// y = turn(the pair of x, the pair of z, its slot) for all pairs; y may be x.
+template <typename scalar, bool INTERLEAVED, typename Turn>
+INLINE void each_pair(const scalar* x, const scalar* z, scalar* y, int64_t d, Turn turn) {
+  using acc = acc_of<scalar>;
+  if constexpr (SPLIT<scalar, INTERLEAVED>) {
+    const int64_t words = d / 2;
+#pragma GCC ivdep
+    for (int64_t w = 0; w < words; ++w) {
+      const auto xa = load_two(x + 2 * w), xb = load_two(x + d + 2 * w);
+      const auto za = load_two(z + 2 * w), zb = load_two(z + d + 2 * w);
+      const Two<acc> even = turn({xa.one, xb.one}, {za.one, zb.one}, w);
+      const Two<acc> odd = turn({xa.two, xb.two}, {za.two, zb.two}, words + w);
+      store_two(y + 2 * w, {even.one, odd.one});
+      store_two(y + d + 2 * w, {even.two, odd.two});
+    }
+    if (d % 2 == 0) return;
+    const int64_t last = d - 1;
+    const Two<acc> turned = turn({load(x[last]), load(x[last + d])}, {load(z[last]), load(z[last + d])}, last);
+    y[last] = store<scalar>(turned.one), y[last + d] = store<scalar>(turned.two);
+  } else if constexpr (IS_HALF<scalar>) {
+#pragma GCC ivdep
+    for (int64_t p = 0; p < d; ++p) store_two(y + 2 * p, turn(load_two(x + 2 * p), load_two(z + 2 * p), p));
+  } else {
+#pragma GCC ivdep
+    for (int64_t p = 0; p < d; ++p) {
+      const auto one = INTERLEAVED ? 2 * p : p, two = INTERLEAVED ? 2 * p + 1 : p + d;
+      const Two<acc> turned = turn({x[one], x[two]}, {z[one], z[two]}, p);
+      y[one] = turned.one, y[two] = turned.two;
+    }
+  }
 }
 
-INLINE float load(float x) { return x; }
-INLINE double load(double x) { return x; }
-INLINE float load(BF16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
-
-INLINE float load(F16 x) {  // moved into fp32's fields, the exponent is short of 127 - 15 = 112
-  const uint32_t sign = (x.bits & 0x8000u) << 16, rest = (x.bits & 0x7fffu) << 13;
-  const uint32_t special = rest >= 0x0f800000 ? 0x7f800000 : 0;  // infinity and NaN
-  return float_of(sign | special | bits_of(float_of(rest) * 0x1p112f));
-}
-
-// To nearest, ties to even, in the upper 16 bits; a NaN, whose bits could carry into a zero, becomes the common one.
-INLINE uint32_t to_nearest(uint32_t bits) {
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : rounded;
-}
-
-template <typename scalar>
-INLINE scalar store(acc_of<scalar> x) {
-  return static_cast<scalar>(x);
-}
-
-template <>
-INLINE BF16 store<BF16>(float x) {
-  return {static_cast<uint16_t>(to_nearest(bits_of(x)) >> 16)};
-}
-
-template <>
-INLINE F16 store<F16>(float x) {
-  const uint32_t sign = bits_of(x) & 0x80000000, rest = bits_of(x) ^ sign;
-  const uint32_t normal = (rest - (112u << 23) + 0xfff + ((rest >> 13) & 1)) >> 13;
-  const uint32_t small = bits_of(float_of(rest) + 0.5f) - 0x3f000000;  // 0.5 has the spacing of fp16's subnormals
-  uint32_t half = rest < 0x38800000 ? small : normal;                  // below 2^-14
-  half = rest >= 0x47800000 ? 0x7c00 : half;                           // from 65536 on: infinity
-  half = rest > 0x7f800000 ? 0x7e00 : half;                            // NaN
-  return {static_cast<uint16_t>(sign >> 16 | half)};
-}
-
-// As eager PyTorch rounds every intermediate result to the dtype.
 template <typename scalar, bool EAGER>
-INLINE acc_of<scalar> rounded(acc_of<scalar> x) {
-  if constexpr (!EAGER || std::is_same_v<scalar, acc_of<scalar>>) return x;
-  else if constexpr (std::is_same_v<scalar, BF16>) return float_of(to_nearest(bits_of(x)) & 0xffff0000);
-  else return load(store<scalar>(x));
-}
+struct Rotate {
+  using acc = acc_of<scalar>;
+  const acc *cos, *sin;
+
+  INLINE Two<acc> operator()(Two<acc> x, Two<acc>, int64_t at) const {
+    return {rounded<scalar, EAGER>(x.one * cos[at]) - rounded<scalar, EAGER>(x.two * sin[at]),
+            rounded<scalar, EAGER>(x.two * cos[at]) + rounded<scalar, EAGER>(x.one * sin[at])};
+  }
+};
+
+// Rotates a gradient back. With THETA it also sums d loss / d angle from the roped outputs y: rotating further moves y
+// by (-y2, y1), whatever the angle was.
+template <typename acc, bool THETA>
+struct Unrotate {
+  const acc *cos, *sin;
+  acc* sum;
+
+  INLINE Two<acc> operator()(Two<acc> g, Two<acc> y, int64_t at) const {
+    if constexpr (THETA) sum[at] += g.two * y.one - g.one * y.two;
+    return {g.one * cos[at] + g.two * sin[at], g.two * cos[at] - g.one * sin[at]};
+  }
+};
 
 // ---- the angles of one token
 
-// Cephes' polynomials on [-pi/4, pi/4] after reduction in double: within 2 ulp for angles up to 1e6.
-INLINE void sincos(double angle, float* sin, float* cos) {
-  constexpr double MAGIC = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
-  const double turns = (angle * 0.63661977236758134308 + MAGIC) - MAGIC;
-  const auto quadrant = static_cast<int32_t>(turns);
-  const auto x = static_cast<float>((angle - turns * 1.57079632679489655800) - turns * 6.12323399573676603587e-17);
-  const float z = x * x;
-  const float s = x + x * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-  const float c = 1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
-  const float first = quadrant & 1 ? c : s, second = quadrant & 1 ? s : c;
-  *sin = quadrant & 2 ? -first : first;
-  *cos = (quadrant + 1) & 2 ? -second : second;
-}
-
-INLINE void sincos(double angle, double* sin, double* cos) {
-  *sin = std::sin(angle);
-  *cos = std::cos(angle);
-}
-
-// cos and sin of base + learnable angle into buffers of d; false for a text token, whose angle is the base's.
+// Room for one token's tables: in the order of slots, and as they are computed.
 template <typename acc>
-INLINE bool turn(const Angles<acc>& a, int64_t i, int64_t j, acc* cos, acc* sin) {
+class Scratch {
+  struct alignas(64) Line {
+    unsigned char bytes[64];
+  };
+  std::vector<Line> lines;
+
+  template <typename number>
+  number* part(int64_t index, int64_t d) {  // no number is wider than 8 bytes
+    return reinterpret_cast<number*>(lines.data() + index * ((d + 7) / 8));
+  }
+
+ public:
+  acc *cos, *sin, *sum, *plain_cos, *plain_sin;
+  double* angles;
+  int32_t* quadrants;
+
+  explicit Scratch(int64_t d)
+      : lines(7 * ((d + 7) / 8)), cos(part<acc>(0, d)), sin(part<acc>(1, d)), sum(part<acc>(2, d)),
+        plain_cos(part<acc>(3, d)), plain_sin(part<acc>(4, d)), angles(part<double>(5, d)),
+        quadrants(part<int32_t>(6, d)) {}
+  Scratch(const Scratch&) = delete;
+};
+
+// A table in the order of slots, as the rows want its numbers.
+template <typename scalar, bool INTERLEAVED, bool EAGER>
+INLINE void arrange(const acc_of<scalar>* from, acc_of<scalar>* to, int64_t d) {
+  const int64_t words = SPLIT<scalar, INTERLEAVED> ? d / 2 : 0;
+  for (int64_t w = 0; w < words; ++w) {
+    to[w] = rounded<scalar, EAGER>(plain_nan(from[2 * w]));
+    to[words + w] = rounded<scalar, EAGER>(plain_nan(from[2 * w + 1]));
+  }
+  for (int64_t p = 2 * words; p < d; ++p) to[p] = rounded<scalar, EAGER>(plain_nan(from[p]));
+}
+
+// cos and sin of base + learnable angle into the scratch; false for a text token, whose angle is the base's.
+template <typename scalar, bool INTERLEAVED, bool EAGER, typename acc = acc_of<scalar>>
+INLINE bool turn(const Angles<acc>& a, int64_t i, int64_t j, const Scratch<acc>& to) {
+  const auto d = a.pairs;
   const acc* base_cos = a.cos + i * a.batch + j * a.token;
   const acc* base_sin = a.sin + i * a.batch + j * a.token;
   const acc* place = a.coordinates + i * a.coordinate_batch + j * a.coordinate_token;
-  const acc *theta_t = a.theta, *theta_h = a.theta + a.pairs, *theta_w = a.theta + 2 * a.pairs;
+  const acc *theta_t = a.theta, *theta_h = a.theta + d, *theta_w = a.theta + 2 * d;
+  acc *cos = to.plain_cos, *sin = to.plain_sin;
   const double t = place[0], h = place[1], w = place[2];
-  if (t == 0 && h == 0 && w == 0) {
-    for (int64_t p = 0; p < a.pairs; ++p) cos[p] = base_cos[p * a.pair], sin[p] = base_sin[p * a.pair];
-    return false;
+  const bool visual = t != 0 || h != 0 || w != 0;
+  if (visual) {
+    for (int64_t p = 0; p < d; ++p) to.angles[p] = t * theta_t[p] + h * theta_h[p] + w * theta_w[p];
+    sincos(to.angles, d, sin, cos, to.quadrants);
   }
-  for (int64_t p = 0; p < a.pairs; ++p) sincos(t * theta_t[p] + h * theta_h[p] + w * theta_w[p], sin + p, cos + p);
-  for (int64_t p = 0; p < a.pairs; ++p) {
+  for (int64_t p = 0; p < d; ++p) {
     const acc c = base_cos[p * a.pair], s = base_sin[p * a.pair], turn_cos = cos[p], turn_sin = sin[p];
-    cos[p] = c * turn_cos - s * turn_sin;
-    sin[p] = s * turn_cos + c * turn_sin;
+    cos[p] = visual ? c * turn_cos - s * turn_sin : c;
+    sin[p] = visual ? s * turn_cos + c * turn_sin : s;
   }
-  return true;
-}
-
-// ---- one row of D numbers; pair p is (p, p + d), or (2 p, 2 p + 1) when interleaved
-
-template <bool INTERLEAVED>
-INLINE int64_t first_of(int64_t p) { return INTERLEAVED ? 2 * p : p; }
-
-template <bool INTERLEAVED>
-INLINE int64_t second_of(int64_t p, int64_t d) { return INTERLEAVED ? 2 * p + 1 : p + d; }
-
-template <typename scalar, bool INTERLEAVED, bool EAGER>
-INLINE void rotate_row(const scalar* x, scalar* y, const acc_of<scalar>* cos, const acc_of<scalar>* sin, int64_t d) {
-#pragma GCC ivdep
-  for (int64_t p = 0; p < d; ++p) {
-    const auto one = first_of<INTERLEAVED>(p), two = second_of<INTERLEAVED>(p, d);
-    const auto a = load(x[one]), b = load(x[two]);
-    y[one] = store<scalar>(rounded<scalar, EAGER>(a * cos[p]) - rounded<scalar, EAGER>(b * sin[p]));
-    y[two] = store<scalar>(rounded<scalar, EAGER>(b * cos[p]) + rounded<scalar, EAGER>(a * sin[p]));
-  }
-}
-
-template <typename scalar, bool INTERLEAVED>
-INLINE void unrotate_row(const scalar* g, scalar* dx, const acc_of<scalar>* cos, const acc_of<scalar>* sin, int64_t d) {
-#pragma GCC ivdep
-  for (int64_t p = 0; p < d; ++p) {
-    const auto one = first_of<INTERLEAVED>(p), two = second_of<INTERLEAVED>(p, d);
-    const auto a = load(g[one]), b = load(g[two]);
-    dx[one] = store<scalar>(a * cos[p] + b * sin[p]);
-    dx[two] = store<scalar>(b * cos[p] - a * sin[p]);
-  }
-}
-
-// d loss / d angle from the roped outputs y: rotating further moves y by (-y2, y1), whatever the angle was.
-template <typename scalar, bool INTERLEAVED>
-INLINE void angle_gradient(const scalar* g, const scalar* y, acc_of<scalar>* sum, int64_t d) {
-#pragma GCC ivdep
-  for (int64_t p = 0; p < d; ++p) {
-    const auto one = first_of<INTERLEAVED>(p), two = second_of<INTERLEAVED>(p, d);
-    sum[p] += load(g[two]) * load(y[one]) - load(g[one]) * load(y[two]);
-  }
+  arrange<scalar, INTERLEAVED, EAGER>(cos, to.cos, d);
+  arrange<scalar, INTERLEAVED, EAGER>(sin, to.sin, d);
+  return visual;
 }
 
 // ---- one chunk of tokens
@@ -206,18 +167,17 @@ struct Forward {
 };
 
 template <typename scalar, bool INTERLEAVED, bool EAGER>
-INLINE void forward_chunk(const Forward<scalar>& f, int64_t i, int64_t begin, int64_t end, acc_of<scalar>* buffer) {
+INLINE void forward_chunk(const Forward<scalar>& f, int64_t i, int64_t begin, int64_t end,
+                          const Scratch<acc_of<scalar>>& scratch) {
   const auto d = f.angles.pairs;
-  acc_of<scalar>*cos = buffer, *sin = buffer + d;
+  const Rotate<scalar, EAGER> rotate{scratch.cos, scratch.sin};
   for (int64_t j = begin; j < end; ++j) {
-    turn(f.angles, i, j, cos, sin);
-    if constexpr (EAGER)
-      for (int64_t p = 0; p < 2 * d; ++p) cos[p] = rounded<scalar, EAGER>(cos[p]);  // and sin, behind cos
+    turn<scalar, INTERLEAVED, EAGER>(f.angles, i, j, scratch);
     for (int which = 0; which < 2; ++which)
       for (int64_t h = 0; h < f.in[which].count; ++h) {
         const scalar* x = f.in[which].row(i, h, j);
         scalar* y = f.out[which].row(i, h, j);
-        rotate_row<scalar, INTERLEAVED, EAGER>(x, y, cos, sin, d);
+        each_pair<scalar, INTERLEAVED>(x, x, y, d, rotate);
         if (x != y && 2 * d < f.dim) std::memcpy(y + 2 * d, x + 2 * d, sizeof(scalar) * (f.dim - 2 * d));
       }
   }
@@ -231,37 +191,48 @@ struct Backward {
   bool need_theta;
 };
 
-template <typename scalar, bool INTERLEAVED>
-INLINE void backward_chunk(const Backward<scalar>& f, int64_t i, int64_t begin, int64_t end, acc_of<scalar>* buffer,
-                           double* partial) {
+template <typename scalar, bool INTERLEAVED, bool THETA>
+INLINE void unrotate_token(const Backward<scalar>& f, int64_t i, int64_t j, const Scratch<acc_of<scalar>>& scratch) {
   const auto d = f.angles.pairs;
-  acc_of<scalar>*cos = buffer, *sin = buffer + d, *sum = buffer + 2 * d;
+  const Unrotate<acc_of<scalar>, THETA> unrotate{scratch.cos, scratch.sin, scratch.sum};
+  for (int which = 0; which < 2; ++which)
+    for (int64_t h = 0; h < f.grad[which].count; ++h) {
+      const scalar* g = f.grad[which].row(i, h, j);
+      scalar* dx = f.in[which].row(i, h, j);
+      each_pair<scalar, INTERLEAVED>(g, THETA ? f.out[which].row(i, h, j) : g, dx, d, unrotate);
+      if (2 * d < f.dim) std::memcpy(dx + 2 * d, g + 2 * d, sizeof(scalar) * (f.dim - 2 * d));
+    }
+}
+
+// `partial`: theta's gradient of this chunk, (3, d) in the order of slots.
+template <typename scalar, bool INTERLEAVED>
+INLINE void backward_chunk(const Backward<scalar>& f, int64_t i, int64_t begin, int64_t end,
+                           const Scratch<acc_of<scalar>>& scratch, double* partial) {
+  const auto d = f.angles.pairs;
   for (int64_t j = begin; j < end; ++j) {
-    const bool sum_theta = turn(f.angles, i, j, cos, sin) && f.need_theta;
-    for (int64_t p = 0; p < d; ++p) sum[p] = 0;
-    for (int which = 0; which < 2; ++which)
-      for (int64_t h = 0; h < f.grad[which].count; ++h) {
-        const scalar* g = f.grad[which].row(i, h, j);
-        scalar* dx = f.in[which].row(i, h, j);
-        unrotate_row<scalar, INTERLEAVED>(g, dx, cos, sin, d);
-        if (2 * d < f.dim) std::memcpy(dx + 2 * d, g + 2 * d, sizeof(scalar) * (f.dim - 2 * d));
-        if (sum_theta) angle_gradient<scalar, INTERLEAVED>(g, f.out[which].row(i, h, j), sum, d);
-      }
+    const bool visual = turn<scalar, INTERLEAVED, false>(f.angles, i, j, scratch);
+    if (!visual || !f.need_theta) {
+      unrotate_token<scalar, INTERLEAVED, false>(f, i, j, scratch);
+      continue;
+    }
+    for (int64_t p = 0; p < d; ++p) scratch.sum[p] = 0;
+    unrotate_token<scalar, INTERLEAVED, true>(f, i, j, scratch);
     const auto* place = f.angles.coordinates + i * f.angles.coordinate_batch + j * f.angles.coordinate_token;
-    if (sum_theta)
-      for (int axis = 0; axis < 3; ++axis)
-        for (int64_t p = 0; p < d; ++p) partial[axis * d + p] += static_cast<double>(place[axis]) * sum[p];
+    for (int axis = 0; axis < 3; ++axis)
+      for (int64_t p = 0; p < d; ++p) partial[axis * d + p] += static_cast<double>(place[axis]) * scratch.sum[p];
   }
 }
 
 // target_clones wants plain functions: one per dtype, pair layout and rounding, with everything inlined.
-#define FORWARD(NAME, SCALAR, INTERLEAVED, EAGER)                                                       \
-  CLONES void NAME(const Forward<SCALAR>& f, int64_t i, int64_t a, int64_t b, acc_of<SCALAR>* buffer) { \
-    forward_chunk<SCALAR, INTERLEAVED, EAGER>(f, i, a, b, buffer);                                      \
+#define FORWARD(NAME, SCALAR, INTERLEAVED, EAGER)                                       \
+  CLONES void NAME(const Forward<SCALAR>& f, int64_t i, int64_t begin, int64_t end,     \
+                   const Scratch<acc_of<SCALAR>>& scratch) {                            \
+    forward_chunk<SCALAR, INTERLEAVED, EAGER>(f, i, begin, end, scratch);               \
   }
-#define BACKWARD(NAME, SCALAR, INTERLEAVED)                                                                       \
-  CLONES void NAME(const Backward<SCALAR>& f, int64_t i, int64_t a, int64_t b, acc_of<SCALAR>* buffer, double* p) { \
-    backward_chunk<SCALAR, INTERLEAVED>(f, i, a, b, buffer, p);                                                   \
+#define BACKWARD(NAME, SCALAR, INTERLEAVED)                                             \
+  CLONES void NAME(const Backward<SCALAR>& f, int64_t i, int64_t begin, int64_t end,    \
+                   const Scratch<acc_of<SCALAR>>& scratch, double* partial) {           \
+    backward_chunk<SCALAR, INTERLEAVED>(f, i, begin, end, scratch, partial);            \
   }
 #define BOTH(NAME, SCALAR)                              \
   FORWARD(NAME##_half, SCALAR, false, false)            \
@@ -293,13 +264,16 @@ void dispatch(at::ScalarType type, Body body) {
                                   [&] { body(typename StorageOf<scalar_t>::type{}); });
 }
 
-template <typename Body>
-void for_each_chunk(int64_t batch, int64_t tokens, Body body) {
-  const int64_t per_row = (tokens + CHUNK - 1) / CHUNK;
+int64_t chunks_of(int64_t tokens) { return (tokens + CHUNK - 1) / CHUNK; }
+
+template <typename acc, typename Body>
+void for_each_chunk(int64_t batch, const Angles<acc>& angles, Body body) {
+  const int64_t tokens = angles.tokens, per_row = chunks_of(tokens);
   at::parallel_for(0, batch * per_row, 1, [&](int64_t from, int64_t to) {
+    const Scratch<acc> scratch(angles.pairs);
     for (int64_t chunk = from; chunk < to; ++chunk) {
       const int64_t begin = chunk % per_row * CHUNK;
-      body(chunk, chunk / per_row, begin, std::min(begin + CHUNK, tokens));
+      body(chunk, chunk / per_row, begin, std::min(begin + CHUNK, tokens), scratch);
     }
   });
 }
@@ -312,9 +286,8 @@ void rotate(const at::Tensor& q, const at::Tensor& k, const at::Tensor& q_out, c
                               {heads_of<scalar>(q_out), heads_of<scalar>(k_out)},
                               tables.angles<acc_of<scalar>>(), q.size(3)};
     const auto kernel = Kernels<scalar>::forward[interleaved][match_eager];
-    for_each_chunk(q.size(0), q.size(2), [&](int64_t, int64_t i, int64_t begin, int64_t end) {
-      std::vector<acc_of<scalar>> buffer(2 * f.angles.pairs);
-      kernel(f, i, begin, end, buffer.data());
+    for_each_chunk(q.size(0), f.angles, [&](int64_t, int64_t i, int64_t begin, int64_t end, const auto& scratch) {
+      kernel(f, i, begin, end, scratch);
     });
   });
 }
@@ -339,6 +312,20 @@ void rope4d_(at::Tensor& q, at::Tensor& k, const at::Tensor& cos, const at::Tens
   if (!k_dense.is_same(k)) k.copy_(k_dense);
 }
 
+// The chunks' parts of theta's gradient, added in order.
+at::Tensor sum_of(const std::vector<double>& partial, const at::Tensor& theta, bool split) {
+  const int64_t d = theta.size(1);
+  std::vector<double> total(3 * d);
+  for (size_t first = 0; first < partial.size(); first += 3 * d)
+    for (int64_t at = 0; at < 3 * d; ++at) total[at] += partial[first + at];
+  auto sum = at::empty({3, d}, theta.options());
+  AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "rope4d_backward", [&] {
+    for (int64_t at = 0; at < 3 * d; ++at)
+      sum.data_ptr<scalar_t>()[at] = static_cast<scalar_t>(total[at / d * d + slot_of(at % d, d, split)]);
+  });
+  return sum;
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
     const at::Tensor& grad_q, const at::Tensor& grad_k, const at::Tensor& q_out, const at::Tensor& k_out,
     const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& coordinates, const at::Tensor& theta,
@@ -348,9 +335,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
   check_outputs(grad_k, k_out);
   const auto gq = dense_rows(grad_q), gk = dense_rows(grad_k), yq = dense_rows(q_out), yk = dense_rows(k_out);
   auto dq = output_like(gq), dk = output_like(gk);
-  const int64_t chunks = gq.size(0) * ((gq.size(2) + CHUNK - 1) / CHUNK);
   const int64_t d = theta.size(1);
-  std::vector<double> partial(need_theta ? chunks * 3 * d : 0);
+  std::vector<double> partial(need_theta ? gq.size(0) * chunks_of(gq.size(2)) * 3 * d : 0);
   dispatch(gq.scalar_type(), [&](auto storage) {
     using scalar = decltype(storage);
     const Backward<scalar> f{{heads_of<scalar>(gq), heads_of<scalar>(gk)},
@@ -358,18 +344,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
                                {heads_of<scalar>(dq), heads_of<scalar>(dk)},
                                tables.angles<acc_of<scalar>>(), gq.size(3), need_theta};
     const auto kernel = Kernels<scalar>::backward[interleaved];
-    for_each_chunk(gq.size(0), gq.size(2), [&](int64_t chunk, int64_t i, int64_t begin, int64_t end) {
-      std::vector<acc_of<scalar>> buffer(3 * d);
-      kernel(f, i, begin, end, buffer.data(), need_theta ? partial.data() + chunk * 3 * d : nullptr);
+    for_each_chunk(gq.size(0), f.angles, [&](int64_t at, int64_t i, int64_t begin, int64_t end, const auto& scratch) {
+      kernel(f, i, begin, end, scratch, need_theta ? partial.data() + at * 3 * d : nullptr);
     });
   });
-  std::vector<double> total(3 * d);
-  for (size_t at = 0; at < partial.size(); ++at) total[at % (3 * d)] += partial[at];
-  auto dtheta = at::empty({3, d}, theta.options());
-  AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "rope4d_backward", [&] {
-    for (int64_t at = 0; at < 3 * d; ++at) dtheta.data_ptr<scalar_t>()[at] = static_cast<scalar_t>(total[at]);
-  });
-  return {dq, dk, dtheta};
+  return {dq, dk, sum_of(partial, theta, !interleaved && gq.element_size() == 2)};
 }
 
 }  // namespace

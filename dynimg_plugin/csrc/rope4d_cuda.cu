@@ -54,27 +54,13 @@ void check_pairs(const at::Tensor& theta) {
 
 #define DISPATCH(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "rope4d", __VA_ARGS__)
 
-// Runs body(std::integral_constant<int, V>) with V numbers of 16 bytes, or with 1 where a row is not aligned to them.
-template <typename scalar, typename Body>
-void with_width(std::initializer_list<at::Tensor> tensors, int64_t d, Body body) {
-  constexpr int WIDE = 16 / sizeof(scalar);
-  bool wide = true;
-  for (const auto& x : tensors) wide = wide && fits<scalar, WIDE>(heads_of<scalar>(x), d);
-  if (wide) body(std::integral_constant<int, WIDE>());
-  else body(std::integral_constant<int, 1>());
-}
-
 void rotate(const at::Tensor& q, const at::Tensor& k, const at::Tensor& q_out, const at::Tensor& k_out,
             const Tables& tables, bool interleaved, bool match_eager) {
   if (!q.numel() && !k.numel()) return;
   const auto stream = c10::cuda::getCurrentCUDAStream();
   DISPATCH(q.scalar_type(), [&] {
     with_width<scalar_t>({q, k, q_out, k_out}, tables.theta.size(1), [&](auto width) {
-      Job<scalar_t, width> job{};
-      job.a[0] = heads_of<scalar_t>(q), job.a[1] = heads_of<scalar_t>(k);
-      job.y[0] = heads_of<scalar_t>(q_out), job.y[1] = heads_of<scalar_t>(k_out);
-      job.angles = tables.angles<typename AccOf<scalar_t>::type>();
-      job.dim = q.size(3), job.interleaved = interleaved, job.match_eager = match_eager;
+      auto job = forward_job<scalar_t, width>(q, k, q_out, k_out, tables, interleaved, match_eager);
       const auto blocks = cut(job, q.size(0));
       forward_kernel<scalar_t, width><<<static_cast<unsigned>(blocks), THREADS, shared_size(job), stream>>>(job);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -122,16 +108,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rope4d_backward(
   const auto stream = c10::cuda::getCurrentCUDAStream();
   if (gq.numel() || gk.numel()) DISPATCH(gq.scalar_type(), [&] {
     with_width<scalar_t>({gq, gk, yq, yk, dq, dk}, d, [&](auto width) {
-      using acc = typename AccOf<scalar_t>::type;
-      Job<scalar_t, width> job{};
-      job.a[0] = heads_of<scalar_t>(gq), job.a[1] = heads_of<scalar_t>(gk);
-      job.y[0] = heads_of<scalar_t>(yq), job.y[1] = heads_of<scalar_t>(yk);
-      job.b[0] = heads_of<scalar_t>(dq), job.b[1] = heads_of<scalar_t>(dk);
-      job.angles = tables.angles<acc>();
-      job.dim = gq.size(3), job.interleaved = interleaved;
+      auto job = backward_job<scalar_t, width>(gq, gk, yq, yk, dq, dk, tables, interleaved);
       const auto blocks = cut(job, gq.size(0));
-      if (need_theta) parts = at::empty({blocks, 3, d}, theta.options());
-      job.parts = need_theta ? parts.data_ptr<acc>() : nullptr;
+      if (need_theta) parts = theta_parts(job, blocks, theta);
       backward_kernel<scalar_t, width><<<static_cast<unsigned>(blocks), THREADS, shared_size(job), stream>>>(job);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     });

@@ -25,8 +25,9 @@ class DynImgCallback(TrainerCallback):
 
     Before the first step it gives theta a parameter group of its own (no weight decay, absolute learning rate; the
     schedule applies) and stops when theta could not be trained: frozen, a rotary kernel without gradient, reentrant
-    checkpointing. After the first step on DynImgs it stops when their coordinates did not arrive. It logs theta's norms
-    and the number of broken rows, and draws new prompt frames in every epoch.
+    checkpointing; or when the slot embedding of fusion="tokens" is frozen. After the first step on DynImgs it stops
+    when their coordinates did not arrive. It logs the norms of theta and slots and the number of broken rows, and draws
+    new prompt frames in every epoch.
 
     Args:
         trainer: a transformers.Trainer or a TRL trainer; its model must be patched (before peft wraps it).
@@ -59,6 +60,7 @@ class DynImgCallback(TrainerCallback):
 
     def _create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The trainer's own optimizer with theta apart; called after kernels are in place, before any wrapping."""
+        probes.check_slots(self.trainer.model)
         given = self.trainer.optimizer is not None
         optimizer = self._made() if model is None else self._made(model)
         if not self.rope:

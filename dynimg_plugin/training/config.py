@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 import yaml
 from transformers import TrainingArguments
 
+from dynimg_plugin.compat import NEWER_ARGUMENTS
 from dynimg_plugin.config import DynImgConfig
 
 Engine = Literal["trainer", "trl"]
-Part = Literal["vision_tower", "projector", "language_model", "theta"]
+Part = Literal["vision_tower", "projector", "language_model", "theta", "slots"]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -36,14 +37,14 @@ _PLLAVA: dict[str, Any] = {  # the recipe that the DynImg paper says it follows
     "global_batch_size": 128,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper_full": {**_PLLAVA, "lora_r": 0, "train_parts": ["language_model", "projector", "theta"]},
+    "paper_full": {**_PLLAVA, "lora_r": 0, "train_parts": ["language_model", "projector", "theta", "slots"]},
     "pllava_lora": {
         **_PLLAVA,
         "lora_r": 128,
         "lora_alpha": 32,
         "lora_dropout": 0.05,
         "lora_targets": ["q_proj", "v_proj"],
-        "train_parts": ["projector", "theta"],
+        "train_parts": ["projector", "theta", "slots"],
     },
     "lora_default": {
         **_COMMON,
@@ -51,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_alpha": 128,
         "lora_dropout": 0.05,
         "lora_targets": [*ATTENTION, *MLP],
-        "train_parts": ["projector", "theta"],
+        "train_parts": ["projector", "theta", "slots"],
         "learning_rate": 1e-4,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.03,
@@ -78,7 +79,8 @@ class TrainConfig:
         eval_limit: questions per task. eval_every: steps between evaluations; by default once, at the end.
         lora_r: rank; 0 trains no LoRA.
         lora_alpha, lora_dropout, lora_targets: see peft.LoraConfig; targets are names of linear layers of the decoder.
-        train_parts: parts whose own weights are trained: vision_tower, projector, language_model, theta.
+        train_parts: parts whose own weights are trained: vision_tower, projector, language_model, theta, and
+            slots, the slot embedding of fusion=tokens (learning_rate applies); what the model lacks is left out.
         theta_lr: learning rate of theta, absolute, whatever learning_rate is. Weight decay never applies to theta.
         random_prompts: draw prompt frames at random, anew in every epoch (paper); otherwise as in evaluation.
         keep_composed: read every video once and keep its DynImgs in memory, for small sets; not with random_prompts.
@@ -105,7 +107,7 @@ class TrainConfig:
     lora_alpha: int = 16
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ATTENTION
-    train_parts: tuple[Part, ...] = ("projector", "theta")
+    train_parts: tuple[Part, ...] = ("projector", "theta", "slots")
     theta_lr: float = 1e-2
     random_prompts: bool = True
     keep_composed: bool = False
@@ -136,7 +138,8 @@ class TrainConfig:
 
 OWN = tuple(f.name for f in fields(TrainConfig) if f.name not in ("dynimg", "arguments"))
 DYNIMG = tuple(f.name for f in fields(DynImgConfig))
-ARGUMENTS = tuple(f.name for f in fields(TrainingArguments) if f.init and f.name != "output_dir")
+_THEIRS = (f.name for f in fields(TrainingArguments) if f.init and f.name != "output_dir")
+ARGUMENTS = tuple(dict.fromkeys([*_THEIRS, *NEWER_ARGUMENTS]))
 LISTS = ("data", "eval_data", "lora_targets", "train_parts")
 
 

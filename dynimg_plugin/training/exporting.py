@@ -12,8 +12,9 @@ from accelerate import init_empty_weights
 from peft import get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.loading import THETA, check_checkpoint, load
 from dynimg_plugin.patching import apply_dynimg
@@ -62,8 +63,9 @@ def convert(folder: str | Path, output: str | Path, *, base: str) -> Path:
     found = {**_tensors(folder, "adapter_model"), **_tensors(folder, "non_lora_trainables")}
     tensors = {_renamed(name): value.contiguous() for name, value in found.items()}
     check_checkpoint(base)
+    base_config = AutoConfig.from_pretrained(base)
     with init_empty_weights(include_buffers=False):
-        empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
+        empty = auto_class(base_config.model_type).from_config(base_config)
     targets = sorted({match[1] for name in tensors if (match := re.search(r"\.(\w+)\.lora_A\.", name))})
     lora = lora_config(old["r"], old["lora_alpha"], old.get("lora_dropout", 0.0), targets)
     lora.base_model_name_or_path, lora.inference_mode = str(base), True

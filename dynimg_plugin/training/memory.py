@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
+from dynimg_plugin.compat import auto_class
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.patching import apply_dynimg, dynimg_config
+from dynimg_plugin.session import core_of
+from dynimg_plugin.towers import find_tower
 from dynimg_plugin.training.config import TrainConfig
-from dynimg_plugin.training.parts import part_of, set_up_parts
+from dynimg_plugin.training.parts import part_of, set_up_parts, trained_parts
 
 GB = 1e9
 TEXT = 128  # tokens of question and answer
@@ -55,8 +58,9 @@ def plan(config: TrainConfig, *, name: str = "plan", model_config: Any = None) -
         name: for the table's first line.
         model_config: a transformers config in place of that of `config.base`.
     """
+    model_config = model_config or AutoConfig.from_pretrained(config.base)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForImageTextToText.from_config(model_config or AutoConfig.from_pretrained(config.base))
+        model = auto_class(model_config.model_type).from_config(model_config)
         apply_dynimg(model, DynImgConfig.from_dict(config.dynimg))
         model = set_up_parts(model, config)
     trained, total = Counter[str](), Counter[str]()
@@ -79,12 +83,23 @@ def activations(model: torch.nn.Module, config: TrainConfig) -> int:
     """Bytes that a step keeps: bf16 states between layers, one layer's inner states or all layers', and the logits.
 
     A decoder layer keeps about 34 values per token and hidden unit (Korthikanti et al., 2022); with activation
-    checkpointing only its input, and one layer's inner states at a time. Logits are kept in bf16 and twice in fp32.
+    checkpointing only its input, and one layer's inner states at a time. A trained slot embedding needs the
+    same of the vision tower's layers. Logits are kept in bf16 and twice in fp32.
     """
     text = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    tokens = config.arguments.get("per_device_train_batch_size", 8) * (dynimg_config(model).tokens_per_video + TEXT)
-    inner, layers = 34 * tokens * text.hidden_size, text.num_hidden_layers
-    kept = 2 * tokens * text.hidden_size * layers + inner
-    if not config.arguments.get("activation_checkpointing"):
-        kept = inner * layers
-    return kept + 10 * tokens * text.vocab_size
+    videos = config.arguments.get("per_device_train_batch_size", 8)
+    dynimg = dynimg_config(model)
+    tokens = videos * (dynimg.tokens_per_video + TEXT)
+    checkpointing = bool(config.arguments.get("activation_checkpointing"))
+    kept = _kept(tokens, text.hidden_size, text.num_hidden_layers, checkpointing) + 10 * tokens * text.vocab_size
+    if "slots" in trained_parts(model, config):
+        core, session = core_of(model)
+        layout, tower = session.layout, find_tower(core, session.patch, session.layout.grid)
+        patches = videos * dynimg.num_images * layout.rows * layout.grid
+        kept += _kept(patches, tower.width, tower.depth, checkpointing)
+    return kept
+
+
+def _kept(tokens: int, width: int, layers: int, checkpointing: bool) -> int:
+    inner = 34 * tokens * width
+    return 2 * tokens * width * layers + inner if checkpointing else inner * layers

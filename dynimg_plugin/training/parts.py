@@ -10,11 +10,13 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dynimg_plugin.patching import dynimg_config
+from dynimg_plugin.towers import SLOTS
 from dynimg_plugin.training.config import ATTENTION, TrainConfig
 
 PARTS = {  # first match wins; the language model is what none of them names
     "lora": ("lora_",),
     "theta": (".theta_",),
+    "slots": (".slot_embedding",),  # of fusion="tokens"
     "projector": ("multi_modal_projector",),
     "image_newline": ("image_newline",),  # no DynImg uses it: never trained
     "vision_tower": ("vision_tower",),
@@ -22,7 +24,7 @@ PARTS = {  # first match wins; the language model is what none of them names
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to: lora, theta, projector, image_newline, vision_tower or language_model."""
+    """The part that a parameter belongs to: a key of PARTS, or language_model."""
     return next((part for part, words in PARTS.items() if any(word in name for word in words)), "language_model")
 
 
@@ -40,9 +42,10 @@ def lora_config(
 
     Args:
         targets: names of linear layers of a decoder layer.
-        parts: what is trained and saved whole; leave "theta" out for DynImgConfig(rope_4d=False).
+        parts: what is trained and saved whole; leave "theta" out for DynImgConfig(rope_4d=False), and name "slots" too
+            for DynImgConfig(fusion="tokens").
     """
-    whole = {"theta": "rotary_emb", "projector": "multi_modal_projector"}
+    whole = {"theta": "rotary_emb", "projector": "multi_modal_projector", "slots": SLOTS}
     if odd := set(parts) - set(whole):
         raise ValueError(f"{', '.join(odd)} cannot be trained beside LoRA; allowed: {', '.join(whole)}")
     saved = [whole[part] for part in parts]
@@ -58,13 +61,19 @@ def lora_config(
 
 def set_up_parts(model: Any, config: TrainConfig) -> Any:
     """The patched model with LoRA around it, or with everything frozen but config.train_parts."""
-    parts = [part for part in config.train_parts if part != "theta" or uses_theta(model)]
+    parts = trained_parts(model, config)
     if config.lora_r:
         lora = lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets, parts=parts)
         return get_peft_model(model, lora)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
     return model
+
+
+def trained_parts(model: nn.Module, config: TrainConfig) -> list[str]:
+    """config.train_parts without those that this model's DynImgConfig leaves out."""
+    absent = {"theta": not uses_theta(model), "slots": not uses_slots(model)}
+    return [part for part in config.train_parts if not absent.get(part)]
 
 
 def keep_exact(model: nn.Module) -> None:
@@ -120,11 +129,15 @@ def uses_theta(model: nn.Module) -> bool:
     return dynimg_config(model).rope_4d
 
 
+def uses_slots(model: nn.Module) -> bool:
+    return dynimg_config(model).fusion == "tokens"
+
+
 def theta_norms(model: nn.Module) -> dict[str, float]:
-    """{"theta_t": norm, ...} of the trained thetas, gathered when they are sharded."""
+    """{"theta_t": norm, ...} of the trained thetas and slot embedding, gathered when they are sharded."""
     norms = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and part_of(name) == "theta":
+        if parameter.requires_grad and part_of(name) in ("theta", "slots"):
             whole = parameter.detach()
             whole = whole.full_tensor() if hasattr(whole, "full_tensor") else whole
             norms[name.rpartition(".")[2]] = whole.norm().item()

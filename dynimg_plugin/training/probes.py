@@ -8,19 +8,35 @@ import torch
 from torch import nn
 
 from dynimg_plugin.session import core_of
+from dynimg_plugin.towers import SLOTS
 
 LIGER = "with Liger set liger_kernel_config={'rope': False}, with hub kernels leave use_kernels off"
 
 
 def check_checkpointing(model: nn.Module, arguments: Any) -> None:
     """Reentrant checkpointing cannot go back through (cos, sin), which all layers share."""
-    asked = getattr(arguments, "activation_checkpointing_kwargs", None) or {}
+    option = next(
+        name
+        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+        if hasattr(arguments, name)
+    )
+    asked = getattr(arguments, option) or {}
     functions = [getattr(m, "_gradient_checkpointing_func", None) for m in model.modules()]
     given = [getattr(f, "keywords", {}).get("use_reentrant") for f in functions if f is not None]
     if asked.get("use_reentrant") or any(given):
         raise ValueError(
             "use_reentrant=True cannot train theta (backward through a freed graph); set "
-            "activation_checkpointing_kwargs={'use_reentrant': False}"
+            f"{option}={{'use_reentrant': False}}"
+        )
+
+
+def check_slots(model: nn.Module) -> None:
+    """ValueError when the slot embedding of fusion="tokens" is frozen."""
+    core, session = core_of(model)
+    if session.config.fusion == "tokens" and not any(p.requires_grad for p in getattr(core, SLOTS).parameters()):
+        raise ValueError(
+            "the slot embedding of fusion='tokens' is frozen: the tower cannot learn to tell prompts apart; with peft "
+            f"use lora_config(parts=('projector', 'theta', 'slots')) or modules_to_save=['{SLOTS}', ...]"
         )
 
 

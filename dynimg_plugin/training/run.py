@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments, set_seed
 
+from dynimg_plugin.compat import training_options
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.loading import load
 from dynimg_plugin.processing import DynImgProcessor
@@ -84,9 +85,10 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
     if config.engine == "trl":
         from trl import SFTConfig
 
-        arguments: Any = SFTConfig(max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, **own)
+        own = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}, **own}
+        arguments: Any = SFTConfig(**training_options(SFTConfig, own))
     else:
-        arguments = TrainingArguments(**own)
+        arguments = TrainingArguments(**training_options(TrainingArguments, own))
     if config.global_batch_size is not None:
         arguments.gradient_accumulation_steps = _accumulation(config, arguments)
     return arguments

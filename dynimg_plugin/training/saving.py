@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import upload_folder
 from safetensors import safe_open
+from torch import nn
 from transformers import Trainer
 
 from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.training.config import TrainConfig
+from dynimg_plugin.training.parts import trained_parts
 
 STATE = "trainer_state.json"  # the trainer writes it after everything else
 
@@ -53,7 +55,8 @@ def save_result(trainer: Trainer, processor: DynImgProcessor, config: TrainConfi
 def model_card(trainer: Trainer, config: TrainConfig, name: str) -> str:
     """README.md for the hub: what it is, how to load it, how it was made. Scores are for whoever measured them."""
     adapter = bool(config.lora_r)
-    arguments: Any = trainer.args
+    arguments, model = cast(Any, trainer.args), cast(nn.Module, trainer.model)
+    parts = trained_parts(model, config)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     loading = f'load("{config.base}", "{name}")' if adapter else f'load("{name}")'
     chosen = {**config.dynimg, **config.arguments}
@@ -81,7 +84,7 @@ def model_card(trainer: Trainer, config: TrainConfig, name: str) -> str:
             "|---|---|",
             f"| data | {', '.join(config.data)} |",
             f"| steps | {trainer.state.global_step} |",
-            f"| trained | {', '.join((*(['LoRA r ' + str(config.lora_r)] if adapter else []), *config.train_parts))} |",
+            f"| trained | {', '.join((*(['LoRA r ' + str(config.lora_r)] if adapter else []), *parts))} |",
             f"| learning rate | {arguments.learning_rate:g}, theta {config.theta_lr:g} |",
             f"| seed | {arguments.seed} |",
             *([f"| loss, first and last logged | {losses[0]:.4f}, {losses[-1]:.4f} |"] if losses else []),

@@ -25,14 +25,11 @@ void each_thread(Body body) {
   for (int thread = 0; thread < THREADS; ++thread) body(thread);
 }
 
+// As the operator chooses, or one number at a time.
 template <typename scalar, typename Body>
-bool with_width(std::initializer_list<at::Tensor> tensors, int64_t d, bool narrow, Body body) {
-  constexpr int WIDE = 16 / sizeof(scalar);
-  bool wide = !narrow;
-  for (const auto& x : tensors) wide = wide && fits<scalar, WIDE>(heads_of<scalar>(x), d);
-  if (wide) body(std::integral_constant<int, WIDE>());
-  else body(std::integral_constant<int, 1>());
-  return wide;
+void at_width(bool narrow, std::initializer_list<at::Tensor> tensors, int64_t d, Body body) {
+  if (narrow) body(std::integral_constant<int, 1>());
+  else with_width<scalar>(tensors, d, body);
 }
 
 #define DISPATCH(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "emulate", __VA_ARGS__)
@@ -45,12 +42,9 @@ std::tuple<at::Tensor, at::Tensor, bool> forward(const at::Tensor& q, const at::
   auto q_out = at::empty_like(q), k_out = at::empty_like(k);
   bool wide = false;
   DISPATCH(q.scalar_type(), [&] {
-    wide = with_width<scalar_t>({q, k, q_out, k_out}, theta.size(1), narrow, [&](auto width) {
-      Job<scalar_t, width> job{};
-      job.a[0] = heads_of<scalar_t>(q), job.a[1] = heads_of<scalar_t>(k);
-      job.y[0] = heads_of<scalar_t>(q_out), job.y[1] = heads_of<scalar_t>(k_out);
-      job.angles = tables.angles<typename AccOf<scalar_t>::type>();
-      job.dim = q.size(3), job.interleaved = interleaved, job.match_eager = match_eager;
+    at_width<scalar_t>(narrow, {q, k, q_out, k_out}, theta.size(1), [&](auto width) {
+      wide = width > 1;
+      auto job = forward_job<scalar_t, width>(q, k, q_out, k_out, tables, interleaved, match_eager);
       each_block(job, cut(job, q.size(0)), [&](int64_t, const Span& span, auto* shared) {
         each_thread([&](int thread) { fill_tables(job, span, thread, shared); });
         each_thread([&](int thread) { rotate_items(job, span, thread, shared); });
@@ -68,17 +62,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& gq, co
   const auto tables = check(gq, gk, cos, sin, coordinates, theta);
   auto dq = at::empty_like(gq), dk = at::empty_like(gk), parts = at::empty({0, 3, theta.size(1)}, theta.options());
   DISPATCH(gq.scalar_type(), [&] {
-    with_width<scalar_t>({gq, gk, yq, yk, dq, dk}, theta.size(1), narrow, [&](auto width) {
-      using acc = typename AccOf<scalar_t>::type;
-      Job<scalar_t, width> job{};
-      job.a[0] = heads_of<scalar_t>(gq), job.a[1] = heads_of<scalar_t>(gk);
-      job.y[0] = heads_of<scalar_t>(yq), job.y[1] = heads_of<scalar_t>(yk);
-      job.b[0] = heads_of<scalar_t>(dq), job.b[1] = heads_of<scalar_t>(dk);
-      job.angles = tables.angles<acc>();
-      job.dim = gq.size(3), job.interleaved = interleaved;
+    at_width<scalar_t>(narrow, {gq, gk, yq, yk, dq, dk}, theta.size(1), [&](auto width) {
+      auto job = backward_job<scalar_t, width>(gq, gk, yq, yk, dq, dk, tables, interleaved);
       const auto blocks = cut(job, gq.size(0));
-      if (need_theta) parts = at::empty({blocks, 3, theta.size(1)}, theta.options());
-      job.parts = need_theta ? parts.data_ptr<acc>() : nullptr;
+      if (need_theta) parts = theta_parts(job, blocks, theta);
       each_block(job, blocks, [&](int64_t block, const Span& span, auto* shared) {
         each_thread([&](int thread) { fill_tables(job, span, thread, shared); });
         each_thread([&](int thread) { unrotate_items(job, span, thread, shared); });
