@@ -39,9 +39,15 @@ def questions(scene: Scene) -> list[Question]:
 
     A guess is right one time in four, for existence one time in two; on events, key frames help nobody to do better.
     """
-    asked = [_direction_slow(scene), _static(scene) if scene.seed % 2 else _attribute(scene)]
+    slow, attribute, static = about_key_frames(scene)
+    asked = [slow, static if scene.seed % 2 else attribute]
     makers = {"fast": _direction_fast, "count": _count, "order": _order, "flash": _existence}
     return asked + [makers[event](scene) for event in scene.events]
+
+
+def about_key_frames(scene: Scene) -> tuple[Question, Question, Question]:
+    """One question of each of KEY_FRAME_CATEGORIES; a clip of the task has two of them."""
+    return _direction_slow(scene), _attribute(scene), _static(scene)
 
 
 def _direction_slow(scene: Scene) -> Question:

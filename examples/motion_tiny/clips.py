@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from base import SIMPLE
 
-from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt, questions
+from dynimg_plugin.eval_tasks.motion_qa.questions import about_key_frames, open_prompt, questions
 from dynimg_plugin.eval_tasks.motion_qa.scenes import COLOURS, FPS, Scene, draw_frames, make_scene
 from dynimg_plugin.video.write import write_video
 
@@ -54,9 +54,10 @@ def simple_questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, 
 
 
 def conversation(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer): motion_qa's own five about a clip and simple ones, in random order."""
-    own = [(open_prompt({"question": q.question, "category": q.category}), q.answer) for q in questions(scene)]
-    asked = own + simple_questions(scene, rng)
+    """(question, answer): all that motion_qa may ask about a clip and simple ones, in random order."""
+    own = dict.fromkeys([*about_key_frames(scene), *questions(scene)])
+    asked = [(open_prompt({"question": q.question, "category": q.category}), q.answer) for q in own]
+    asked += simple_questions(scene, rng)
     return [asked[i] for i in rng.permutation(len(asked))]
 
 

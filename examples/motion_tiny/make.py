@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from base import ARMS, build_base
+from card import card
 from clips import draw_clips, write_conversations
 from language import ClipLesson, Language, PictureLesson
 from pictures import compose_all
@@ -22,6 +24,7 @@ from tower import teach_tower
 
 from dynimg_plugin import DynImgProcessor, load
 from dynimg_plugin.demo import arm_accuracies, table
+from dynimg_plugin.eval_tasks.motion_qa.dataset import STORED_CLIPS, rows
 from dynimg_plugin.training import read_config, train
 
 HERE = Path(__file__).parent
@@ -41,7 +44,7 @@ def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, 
     print("tower", flush=True)
     teach_tower(model, (keys, dynimgs, dynimgs), steps=steps[0], seed=seed)
     print("language model, single pictures", flush=True)
-    language = Language(model, (keys, dynimgs, dynimgs))
+    language = Language(model, (keys, dynimgs, dynimgs), seed=seed)
     language.teach(PictureLesson, steps=steps[1], seed=seed, lr=3e-3)
     print("language model, whole clips", flush=True)
     language.teach(ClipLesson, steps=steps[2], seed=seed, lr=3e-3)
@@ -67,27 +70,49 @@ def main() -> None:
         "output", type=Path, help="folder for clips, base and one checkpoint per arm; what is there stays"
     )
     parser.add_argument("--seed", type=int, default=0, help="of all weights, orders and batches")
-    parser.add_argument("--clips", type=int, default=5000, help="of the training split")
-    parser.add_argument("--base-clips", type=int, default=2500, help="those that the base learns from")
-    parser.add_argument("--tower-steps", type=int, default=3000, help="of 8 pictures")
-    parser.add_argument("--picture-steps", type=int, default=1500, help="of 48 pictures")
+    parser.add_argument("--clips", type=int, default=2500, help="of the training split")
+    parser.add_argument("--tower-steps", type=int, default=5000, help="of 8 pictures")
+    parser.add_argument("--picture-steps", type=int, default=1000, help="of 48 pictures")
     parser.add_argument("--clip-steps", type=int, default=2000, help="of 16 clips")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw clips")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="as `dynimg train` takes them")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order: the same weights on every machine of a kind
-    start = time.process_time()
     clips = draw_clips(given.output / "clips", given.clips, workers=given.workers)
     data = write_conversations(given.output / "clips" / "train.jsonl", given.clips, seed=given.seed)
     steps = given.tower_steps, given.picture_steps, given.clip_steps
-    base = make_base(given.output / "base", clips[: given.base_clips], steps=steps, seed=given.seed)
+    base = make_base(given.output / "base", clips, steps=steps, seed=given.seed)
     for arm in given.arms:
         folder = make_arm(arm, base, data, given.output / arm, seed=given.seed, changes=given.train)
         (folder / FIGURES).write_text(json.dumps(arm_accuracies(*load(folder)), indent=2) + "\n", "utf-8")
-        print(f"{arm}: {time.process_time() - start:.0f} CPU seconds so far", flush=True)
-    made = [arm for arm in ARMS if (given.output / arm / FIGURES).exists()]
-    print(table({arm: json.loads((given.output / arm / FIGURES).read_text("utf-8")) for arm in made}))
+        print(f"{arm}: {_cpu_minutes():.0f} CPU minutes so far", flush=True)
+    figures = {
+        arm: json.loads((given.output / arm / FIGURES).read_text("utf-8"))
+        for arm in ARMS
+        if (given.output / arm / FIGURES).exists()
+    }
+    print(table(figures))
+    (given.output / "README.md").write_text(_card(given, figures), "utf-8")
+
+
+def _cpu_minutes() -> float:
+    """Of this process and of those that drew."""
+    return sum(os.times()[:4]) / 60
+
+
+def _card(given: argparse.Namespace, figures: dict[str, dict[str, float]]) -> str:
+    model, processor = load(given.output / next(iter(figures)))
+    return card(
+        figures,
+        weights=model.num_parameters(),
+        tokens=processor.config.tokens_per_video,
+        rows=len(rows("held_out", STORED_CLIPS)),
+        command=" ".join(["python examples/motion_tiny/make.py", *sys.argv[1:]]),
+        seed=given.seed,
+        cpu=_cpu_minutes(),
+        clips=given.clips,
+    )
 
 
 if __name__ == "__main__":

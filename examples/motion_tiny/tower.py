@@ -78,4 +78,18 @@ def teach_tower(model: Any, kinds: Sequence[Pictures], *, steps: int, seed: int,
     for step in range(steps):
         kind = kinds[step % len(kinds)]
         descent.step(teacher.loss(kind, rng.integers(len(kind.pixels), size=BATCH)))
+    level(model, kinds[-1])
     return descent.losses
+
+
+@torch.no_grad()
+def level(model: Any, pictures: Pictures) -> None:
+    """Scale the projector so that visual tokens have a standard deviation of 1, about what a fresh layer adds.
+
+    They come out of the lessons with 8; then nothing that a layer adds to them counts, and which object moves from one
+    picture to the next is not learned.
+    """
+    last = model.model.multi_modal_projector.linear_2
+    spread = visual_tokens(model, pictures.values(np.arange(64) % len(pictures.pixels)), pictures.layout)[1].std()
+    for weight in last.parameters():
+        weight.div_(spread)
