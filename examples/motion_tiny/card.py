@@ -18,8 +18,8 @@ tags: [dynimg, video-question-answering]
 ---
 # dynimg-motion-tiny
 
-Three small checkpoints of LLaVA-OneVision's class, {weights:,} weights each, that answer questions about the drawn clips of
-`motion_qa`: coloured shapes that move, rush through, blink and light up. They show in seconds on a CPU what
+Three small checkpoints of LLaVA-OneVision's class, {weights:,} weights each, that answer questions about the drawn
+clips of `motion_qa`: coloured shapes that move, rush through, blink and light up. They show in seconds on a CPU what
 [DynImg](https://arxiv.org/abs/2507.15569) does; they know nothing of real videos.
 
 | folder | what the model sees |
@@ -45,16 +45,18 @@ Accuracy in percent on the held-out split of `motion_qa_open` ({rows} questions 
 
 ## How it was made
 
-`{command}`, seed {seed}, {cpu:.0f} CPU minutes on one core, drawing included (torch {torch}, transformers {transformers}, Python {python}).
+`{command}`, seed {seed}, {cpu:.0f} CPU minutes, drawing included
+(torch {torch}, transformers {transformers}, Python {python}).
 
 1. {clips:,} clips of the training split are drawn into mp4 files.
 2. A SigLIP tower (16 x 16 patches of 8 px, 3 layers of 64) learns what lies in each patch and pooled cell of single
    DynImgs and key frames; then it stays frozen.
-3. A Qwen2 language model (3 layers of 64) learns to answer about single pictures, then about whole clips; a linear reader
-   also asks its last layer's input where each object goes.
-4. `dynimg train examples/motion_tiny/train.yaml`, once per arm: language model, projector and theta, 400 steps of 16 clips.
+3. A Qwen2 language model (3 layers of 64) learns to answer about single pictures, then about whole clips; a linear
+   reader also asks its last layer's input where each object goes.
+4. `dynimg train examples/motion_tiny/train.yaml`, once per arm: language model, projector and theta.
 
-Steps 2 and 3 show it key frames alone in one batch out of three, so that the arm without prompts is no stranger to what it gets.
+Steps 2 and 3 show it key frames alone in one batch out of three, so that the arm without prompts is no stranger to
+what it gets.
 """
 
 
