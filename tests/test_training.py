@@ -85,6 +85,7 @@ def test_the_adapter_folder_is_complete_and_plain(learned):
     card = (result.output / "README.md").read_text("utf-8")
     assert f'load("{base}", "adapter")' in card
     assert "| steps | 24 |" in card
+    assert "with DynImgs and learnable 4D RoPE" in card
 
 
 def test_a_fresh_base_with_the_adapter_gives_the_same_logits_as_the_merged_checkpoint(learned, tmp_path):
@@ -275,7 +276,8 @@ def test_a_rotary_kernel_without_gradient_stops_the_run(base, tmp_path, monkeypa
     monkeypatch.setattr(modeling_qwen2, "apply_rotary_pos_emb", fused)
     with pytest.raises(ValueError, match=r"gives theta no gradient(.|\n)*liger_kernel_config=\{'rope': False\}"):
         quick(base, tmp_path, data="motion_qa_mc:2")
-    quick(base, tmp_path, data="motion_qa_mc:2", rope_4d=False, max_steps=1)  # nothing to lose there
+    plain = quick(base, tmp_path, data="motion_qa_mc:2", rope_4d=False, max_steps=1)  # nothing to lose there
+    assert "4D RoPE" not in (plain.output / "README.md").read_text("utf-8")
 
 
 def test_reentrant_checkpointing_stops_the_run(base, tmp_path):

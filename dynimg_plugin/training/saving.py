@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.training.config import TrainConfig
-from dynimg_plugin.training.parts import trained_parts
+from dynimg_plugin.training.parts import trained_parts, uses_theta
 
 STATE = "trainer_state.json"  # the trainer writes it after everything else
 
@@ -71,8 +71,8 @@ def model_card(trainer: Trainer, config: TrainConfig, name: str) -> str:
             "",
             f"# {name}",
             "",
-            f"{'A peft adapter for' if adapter else 'A checkpoint made from'} `{config.base}` with DynImgs and "
-            "learnable 4D RoPE (arXiv 2507.15569), trained with `dynimg train`.",
+            f"{'A peft adapter for' if adapter else 'A checkpoint made from'} `{config.base}` with DynImgs"
+            f"{' and learnable 4D RoPE' if uses_theta(model) else ''} (arXiv 2507.15569), trained with `dynimg train`.",
             "",
             "```python",
             "from dynimg_plugin import load",

@@ -59,6 +59,7 @@ def make_arm(arm: str, base: Path, data: Path, output: Path, *, seed: int, chang
     values |= {"base": str(base), "data": str(data), "data_root": str(data.parent), "output": str(output), "seed": seed}
     values |= {name: value for name, value in ARMS[arm].to_dict().items() if value is not None}
     train(read_config(values, changes))
+    (output / "README.md").unlink()  # one card for all arms, see card.py
     for checkpoint in output.glob("checkpoint-*"):
         raise ValueError(f"{checkpoint} was not expected; train.yaml says save_strategy: no")
     return output
