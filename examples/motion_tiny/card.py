@@ -43,6 +43,8 @@ Accuracy in percent on the held-out split of `motion_qa_open` ({rows} questions 
 {table}
 ```
 
+Counting appearances and the order of lights were not learned: those figures are a guess's.
+
 ## How it was made
 
 `{command}`, seed {seed}, {cpu:.0f} CPU minutes, drawing included

@@ -109,7 +109,7 @@ def _card(given: argparse.Namespace, figures: dict[str, dict[str, float]]) -> st
         weights=model.num_parameters(),
         tokens=processor.config.tokens_per_video,
         rows=len(rows("held_out", STORED_CLIPS)),
-        command=" ".join(["python examples/motion_tiny/make.py", *sys.argv[1:]]),
+        command=" ".join(["python examples/motion_tiny/make.py OUTPUT", *sys.argv[2:]]),
         seed=given.seed,
         cpu=_cpu_minutes(),
         clips=given.clips,
