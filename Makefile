@@ -13,7 +13,7 @@ OLDEST_TESTS := $(foreach name,families day_zero rope attention loading original
 
 .PHONY: demo test test-oldest check clean
 
-# make demo                 draw a clip, compose it, evaluate a tiny checkpoint
+# make demo                 draw a clip, compose it, ask the small trained models about it, score them
 # make demo VIDEO=path.mp4  the same with your own file
 demo: $(READY)
 	$(BIN)/dynimg demo $(if $(VIDEO),"$(VIDEO)")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from dynimg_plugin.demo import ARMS, MOTION_TINY, answer, arm_accuracies, table
+from dynimg_plugin.demo import ARMS, MOTION_TINY, answer, arm_accuracies, run, table
 from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
 from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
 from dynimg_plugin.loading import load
@@ -90,12 +88,9 @@ def test_the_table_has_a_column_per_arm_and_tells_what_was_not_asked():
     assert count.split()[-2:] == ["12.5", "-"]
 
 
-def test_the_demo_takes_a_video_of_your_own(one_iframe_clip, tmp_path):
-    dynimg = Path(sys.executable).with_name("dynimg")
-    done = subprocess.run(
-        [dynimg, "demo", one_iframe_clip, "-o", tmp_path / "out", "--limit", "5"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(one_iframe_clip) in done.stdout
-    assert "DynImg + 4D RoPE" in done.stdout
+def test_the_demo_takes_a_video_of_your_own(one_iframe_clip, tmp_path, capsys):
+    run(Path(one_iframe_clip), tmp_path / "out", 5)
+    printed = capsys.readouterr().out
+    assert str(one_iframe_clip) in printed
+    assert "DynImg + 4D RoPE" in printed
     assert (tmp_path / "out" / "dynimgs_annotated.png").is_file()

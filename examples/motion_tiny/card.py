@@ -32,6 +32,7 @@ All three read {tokens} visual tokens per video, start from one pretrained check
 
 ```python
 from dynimg_plugin import load
+
 model, processor = load("dynimg-motion-tiny/dynimg_4d_rope")
 ```
 
