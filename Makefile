@@ -11,6 +11,9 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
 OLDEST_TESTS := $(foreach name,families day_zero rope attention loading original suggest processing,tests/test_$(name).py)
 
+# Each worker is a process with one torch thread and up to 2 GB; `pytest` alone runs the same tests one by one.
+PARALLEL := -n 2 --dist worksteal
+
 .PHONY: demo test test-oldest check clean
 
 # make demo                 draw a clip, compose it, ask the small trained models about it, score them
@@ -19,12 +22,12 @@ demo: $(READY)
 	$(BIN)/dynimg demo $(if $(VIDEO),"$(VIDEO)")
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # make test-oldest                     the families' part of the tests with the oldest transformers that we take
 # make test-oldest ARGS="-m oldest"    its quick part, which CI runs
 test-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(OLDEST_TESTS) $(ARGS)
 
 # What make test does not look at: style and types.
 check: $(READY)

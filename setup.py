@@ -69,6 +69,7 @@ setup(
             "hypothesis>=6",
             "mypy>=1.11",
             "pytest>=8",
+            "pytest-xdist>=3.2",
             "ruff>=0.6",
             "setuptools>=64",
             "trl>=1.0",

@@ -12,7 +12,7 @@ from dynimg_plugin import ops
 
 SHAPES = [
     {"dim": 16, "heads": 3, "kv_heads": 1, "tokens": 6},
-    {"dim": 24, "rotary": 16, "heads": 3, "kv_heads": 1, "tokens": 6},
+    {"dim": 24, "rotary": 16, "batch": 1, "heads": 3, "kv_heads": 1, "tokens": 6},
     {"dim": 20, "heads": 2, "kv_heads": 2, "tokens": 5, "table_batch": 2, "packed": False},
 ]
 # The interpreter cuts bf16 off instead of rounding it, so bf16 is checked on a GPU alone.
@@ -37,7 +37,7 @@ if __name__ == "__main__":
                 triton.rope4d_(q, k, *tensors[2:], interleaved, False)
                 assert torch.equal(q, ours[0])
                 assert torch.equal(k, ours[1])
-        tensors = [x.to(device) for x in operands(3, dtype, dim=16, tokens=5)]
+        tensors = [x.to(device) for x in operands(3, dtype, dim=16, batch=1, tokens=5)]
         tensors[5].zero_()
         plain = ops.rope4d(*tensors, match_eager=True, implementation="reference")
         assert all(torch.equal(a, b) for a, b in zip(triton.rope4d(*tensors, False, True), plain, strict=True))
