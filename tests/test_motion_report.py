@@ -33,9 +33,9 @@ def made_up(experiment: str, arm: str, seed: int, accuracy: float, regime: str =
         "learning_rate": 2e-3,
         "tuned": 3,
         "accuracy": asked,
-        "curve": [
-            {"step": step, "loss": 1.0, "accuracy": dict.fromkeys(QUESTIONS, accuracy / 2)} for step in (200, 400)
-        ],
+        "curve": [{"step": n, "loss": 1.0, "accuracy": dict.fromkeys(QUESTIONS, accuracy / 2)} for n in (200, 400)]
+        if experiment == "rope"
+        else [],
         "theta_norms": {"t": 0.1, "h": 0.2, "w": 0.3} if arm == "4d" else None,
         "attention": {"when": {"key": 0.5, "prompt": 0.3, "text": 0.2}} if arm == "canvas" else None,
         "wall_seconds": 60.0,
@@ -251,7 +251,7 @@ def test_plots_differ_where_the_runs_do(written, tmp_path):
         if run["arm"] in ("4d", "canvas"):
             run["accuracy"] = {name: value - 9 for name, value in run["accuracy"].items()}
             run["theta_norms"] = {"t": 0.9, "h": 0.2, "w": 0.3}
-            run["curve"][1]["accuracy"] = run["accuracy"]
+            run["curve"] = [{**point, "accuracy": run["accuracy"]} for point in run["curve"]]
     arms = by_arm(load(store(other, tmp_path / "runs")))
     drawn = report.figures(arms, report.compared(arms))
     for name in ("effects.png", "curves_rope.png", "theta.png", "budget.png"):

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import plots, tables
+from .questions import CHANCE
 from .records import ALL, MEASURES, Arms, Record, score
 
 ALLOWED_LOSS = 1.0  # points
@@ -96,13 +97,17 @@ def figure(arms: Arms) -> Figure:
     found = lines(arms)
     policies, regimes = ([*dict.fromkeys(name[place] for name in found)] for place in (2, 1))
     measures = (ALL, "position")
-    shown, axes = plots.panels(len(measures) * len(regimes), width=4.2, height=3.4)
+    tokens = sorted({_tokens(runs) for line in found.values() for runs in line.values()})
+    shown, axes = plots.panels(len(measures) * len(regimes), most=len(measures), width=4.2, height=3.2)
     for axis, (regime, measure) in zip(axes, [(r, m) for r in regimes for m in measures], strict=True):
         for (rope, trained, policy), line in found.items():
             if trained == regime:
                 points = {_tokens(runs): each for runs in line.values() if (each := _scores(runs, measure))}
                 plots.line(axis, points, policies.index(policy), f"{policy}, {rope}", "-" if rope == "4d" else "--")
-        axis.set(title=f"{plots.TITLES[measure]}, trained: {regime}", ylim=(0, 102))
+        axis.axhline(score(CHANCE, measure), color=plots.GREY, linestyle=":", label="chance")
+        axis.set(title=f"{plots.TITLES[measure]}, trained: {regime}", ylim=(0, 102), xscale="log")
+        axis.set_xticks(tokens, map(str, tokens))
+        axis.minorticks_off()
     return plots.finished(shown, axes, "visual tokens kept of a video", "accuracy (%)")
 
 

@@ -52,6 +52,16 @@ PAIRS = (
 )
 
 
+def theta_rates(arms: Arms) -> tuple[Pair, ...]:
+    """Every learning rate of theta that was run, against the default one's 4D RoPE and against 1D RoPE."""
+    rates = [arm for arm in arms if arm.experiment == "theta_lr"]
+    return tuple(
+        Pair(f"theta at {rate.arm} - {name}, {rate.regime}", rate, Arm("rope", rope, rate.regime))
+        for rate in rates
+        for name, rope in (("default", "4d"), ("1D RoPE", "1d"))
+    )
+
+
 @dataclass(frozen=True)
 class Difference:
     """Of one measure, in points. Without an interval (`low`, `high`, `p` None) there were fewer than two seeds."""
@@ -109,10 +119,10 @@ class Comparisons:
     adjusted: Mapping[Pair, float]
 
 
-def compare(arms: Arms, pairs: Sequence[Pair] = PAIRS) -> Comparisons:
+def compare(arms: Arms) -> Comparisons:
     found = {
         pair: {measure: made for measure in MEASURES if (made := paired(pair, measure, arms)) is not None}
-        for pair in pairs
+        for pair in (*PAIRS, *theta_rates(arms))
     }
     tested = {pair: made[ALL].p for pair, made in found.items() if ALL in made}
     known = {pair: p for pair, p in tested.items() if p is not None}

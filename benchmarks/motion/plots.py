@@ -25,7 +25,6 @@ TITLES = {
     "between": "needs frames between",
     "position": "position",
 }
-MOST_COLUMNS = 4
 VARIED = {
     "frames": "prompts per key frame",
     "dynimgs": "DynImgs per video",
@@ -44,9 +43,9 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def panels(number: int, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list[Axes]]:
-    """So many panels in rows of four, with shared axes."""
-    columns = min(number, MOST_COLUMNS)
+def panels(number: int, most: int = 4, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+    """So many panels, at most `most` in a row, with shared axes."""
+    columns = min(number, most)
     rows = -(-number // columns)
     figure = Figure(figsize=(width * columns + 1.8, height * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()

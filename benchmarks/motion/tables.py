@@ -73,6 +73,8 @@ def differences(comparisons: Comparisons) -> str:
         rows.append(
             [pair.name, seeds(whole.by_seed), each, *figures, *(interval(by_measure.get(m)) for m in MEASURES[1:])]
         )
+    if not rows:
+        return "No pair has runs on both sides."
     return table([*head, *(f"{measure}, uncorrected" for measure in MEASURES[1:])], rows)
 
 
@@ -86,7 +88,9 @@ def dropped(comparisons: Comparisons) -> list[str]:
 
 def missing(arms: Arms) -> list[str]:
     wanted = dict.fromkeys(arm for pair in PAIRS for arm in (pair.better, pair.other))
-    return [f"`{arm}`: no run" for arm in wanted if arm not in arms]
+    lines = [f"`{arm}`: no run" for arm in wanted if arm not in arms]
+    empty = [name for name in ("theta_lr", "budget") if all(arm.experiment != name for arm in arms)]
+    return lines + [f"`{name}`: no run of this experiment" for name in empty]
 
 
 def means(arms: Arms) -> str:
