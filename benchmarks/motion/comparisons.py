@@ -12,9 +12,10 @@ from statistics import fmean
 
 from scipy import stats
 
-from .records import ALL, MEASURES, Arm, Arms, score
+from .records import ALL, MEASURES, Arm, Arms, in_order, score
 
 CONFIDENCE = 0.95
+DEFAULT_THETA_RATE = 1e-2
 DIGITS = 9  # differences of accuracies that are equal may still differ by rounding
 REGIMES = ("fixed", "order", "stills", "dropped", "shuffled", "irregular_slot", "irregular_time")
 
@@ -53,8 +54,11 @@ PAIRS = (
 
 
 def theta_rates(arms: Arms) -> tuple[Pair, ...]:
-    """Every learning rate of theta that was run, against the default one's 4D RoPE and against 1D RoPE."""
-    rates = [arm for arm in arms if arm.experiment == "theta_lr"]
+    """Every learning rate of theta that was run, against the default one's 4D RoPE and against 1D RoPE.
+
+    The default rate itself is 4D RoPE in the same regime, and compared there.
+    """
+    rates = [arm for arm in arms if arm.experiment == "theta_lr" and in_order(arm.arm)[1] != DEFAULT_THETA_RATE]
     return tuple(
         Pair(f"theta at {rate.arm} - {name}, {rate.regime}", rate, Arm("rope", rope, rate.regime))
         for rate in rates

@@ -5,6 +5,7 @@ A regime chooses, per clip, which tokens come in which order; their coordinates 
     fixed      all in the layout's order: the sequence index tells where a token belongs
     dropped    10 of a DynImg's 16 tokens, at random, in order
     shuffled   a DynImg's tokens in random order (a control, no use case)
+    random     for training only: of each DynImg as many tokens as is drawn for the batch, at random, in order
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.layout import DynImgLayout
 
 REGIMES = ("fixed", "dropped", "shuffled")
+RANDOM = "random"
 KEPT = 10 / 16
 
 
@@ -33,13 +35,15 @@ def choose(regime: str, rows: int, images: int, tokens: int, generator: torch.Ge
     Raises:
         ValueError: an unknown regime.
     """
-    if regime not in REGIMES:
-        raise ValueError(f"regime {regime!r} is not known; allowed: {', '.join(REGIMES)}")
+    if regime not in (*REGIMES, RANDOM):
+        raise ValueError(f"regime {regime!r} is not known; allowed: {', '.join(REGIMES)}, {RANDOM}")
     if regime == "fixed":
         return None
     order = torch.rand(rows, images, tokens, generator=generator).argsort(-1)
     if regime == "dropped":
         order = order[..., : round(KEPT * tokens)].sort(-1).values
+    if regime == RANDOM:
+        order = order[..., : int(torch.randint(1, tokens + 1, (), generator=generator))].sort(-1).values
     return (order + tokens * torch.arange(images)[:, None]).flatten(1)
 
 

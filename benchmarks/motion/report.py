@@ -99,14 +99,15 @@ def _sections(
 
 def head(arms: Arms) -> str:
     runs = [run for by_seed in arms.values() for run in by_seed.values()]
-    cpu, wall = (sum(getattr(run, name) for run in runs) / 60 for name in ("cpu_seconds", "wall_seconds"))
+    times = {(run.cpu_seconds, run.wall_seconds, run.key.detail) for run in runs}  # the same work may have two names
+    cpu, wall = (sum(parts) / 60 for parts in list(zip(*times, strict=True))[:2])
     devices, versions = (", ".join(sorted({getattr(run, name) for run in runs})) for name in ("device", "torch"))
     groups = "; ".join(f"{name}: {', '.join(questions)}" for name, questions in GROUPS.items())
     return (
         f"{len(runs)} runs of {len(arms)} arms, seeds {tables.seeds({run.seed for run in runs})}, on {devices}, "
-        f"torch {versions}: {cpu:.0f} CPU minutes, {wall:.0f} minutes of runs. Accuracies are percent on the "
-        "evaluation split after the last step, mean ± standard deviation over seeds. Groups of questions: "
-        f"{groups}; {ALL}: every question."
+        f"torch {versions}: {cpu:.0f} CPU minutes, {wall:.0f} minutes of runs, towers and tuning not counted. "
+        "Accuracies are percent on the evaluation split after the last step, learning curves on the tuning split; "
+        f"mean ± standard deviation over seeds. Groups of questions: {groups}; {ALL}: every question."
     )
 
 

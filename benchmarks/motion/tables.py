@@ -50,7 +50,12 @@ def claims(found: Sequence[Finding], comparisons: Comparisons) -> str:
 def _led(difference: Difference | None, adjusted: float | None) -> str:
     if difference is None:
         return "no seeds on both sides"
-    return f"{interval(difference)}, {len(difference.by_seed)} seeds, Holm's p {p_value(adjusted)}"
+    return f"{interval(difference)}, {_count(difference)}, Holm's p {p_value(adjusted)}"
+
+
+def _count(difference: Difference) -> str:
+    number = len(difference.by_seed)
+    return "1 seed" if number == 1 else f"{number} seeds"
 
 
 def interval(difference: Difference | None) -> str:
