@@ -273,6 +273,11 @@ def test_the_smallest_budget_that_loses_at_most_one_point(arms):
     assert budget_report.smallest(found["4d", "full", "motion"]) is None
 
 
+def test_what_4d_rope_adds_at_a_budget_is_paired_by_seed(written):
+    gain = "+17.1 [+17.1, +17.1]"  # 79.1 against 62 at keep=0.1
+    assert f"| full, keep 0.1, motion | {gain} | {gain} |" in written.read_text("utf-8")
+
+
 def test_a_budget_after_a_loss_does_not_count():
     line = {
         keep: {0: Record(**made_up("budget", "4d", 0, level))} for keep, level in {1.0: 80, 0.4: 70, 0.1: 80}.items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from . import plots, tables
+from .comparisons import Pair, paired
 from .questions import CHANCE
 from .records import ALL, MEASURES, Arms, Record, score
 
@@ -47,7 +49,7 @@ def smallest(line: Mapping[float, Mapping[int, Record]], measure: str = ALL) -> 
 
 def section(arms: Arms, timings: Mapping[str, Any] | None, pictures: Sequence[str]) -> str:
     found = lines(arms)
-    parts = [f"{INTRODUCTION}\n\n{_accuracies(found)}", *pictures, _smallest(found)] if found else []
+    parts = [f"{INTRODUCTION}\n\n{_accuracies(found)}", *pictures, _smallest(found), _ropes(arms)] if found else []
     return "\n\n".join([*parts, *([_savings(timings)] if timings else [])])
 
 
@@ -69,7 +71,7 @@ def _scores(runs: Mapping[int, Record], measure: str = ALL) -> list[float]:
 def _smallest(found: Mapping[Line, Mapping[float, Mapping[int, Record]]]) -> str:
     head = ["RoPE", "regime", "policy", *(f"smallest keep, {measure}" for measure in MEASURES)]
     rows = [[*name, *(_budget(line, measure) for measure in MEASURES)] for name, line in found.items()]
-    title = f"Smallest budget that loses at most {ALLOWED_LOSS:g} point on average over seeds:"
+    title = f"Smallest budget that loses at most {ALLOWED_LOSS:g} point on average over seeds, with the points lost:"
     return f"{title}\n\n{tables.table(head, rows)}"
 
 
@@ -77,7 +79,19 @@ def _budget(line: Mapping[float, Mapping[int, Record]], measure: str) -> str:
     keep = smallest(line, measure)
     if keep is None:
         return "no run at keep=1"
-    return f"{keep:g} ({loss(line, keep, measure):+.1f} lost)"
+    return f"{keep:g} ({loss(line, keep, measure):+.1f})"
+
+
+def _ropes(arms: Arms) -> str:
+    """What 4D RoPE adds at each budget, over all questions."""
+    pairs = [
+        Pair(f"{arm.regime}, {arm.detail}", arm, replace(arm, arm="1d"))
+        for arm in arms
+        if arm.experiment == "budget" and arm.arm == "4d" and replace(arm, arm="1d") in arms
+    ]
+    rows = [[pair.name, *(tables.interval(paired(pair, measure, arms)) for measure in MEASURES)] for pair in pairs]
+    head = ["trained, budget", *MEASURES]
+    return f"4D - 1D RoPE in points, paired by seed, 95 % t intervals, uncorrected:\n\n{tables.table(head, rows)}"
 
 
 def _savings(timings: Mapping[str, Any]) -> str:

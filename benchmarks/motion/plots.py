@@ -244,7 +244,7 @@ def drawn(arms: Arms, comparisons: Comparisons) -> Iterator[tuple[str, Callable[
         runs = [run for arm, by_seed in arms.items() if arm.experiment == experiment for run in by_seed.values()]
         if experiment in VARIED:
             yield f"values_{experiment}.png", lambda name=experiment: values(arms, name)
-        if experiment != "budget" and any(run.curve for run in runs):
+        if any(run.curve for run in runs):
             yield f"curves_{experiment}.png", lambda name=experiment: curves(arms, name)
     every = [run for by_seed in arms.values() for run in by_seed.values()]
     if any(run.theta_norms for run in every):

@@ -44,13 +44,17 @@ def write(runs: Path, output: Path, timings: Path | None = None) -> Path:
 
 
 def compared(arms: Arms) -> Comparisons:
-    """All pairs but those of the token budget, whose losses have a table of their own."""
-    return compare({arm: by_seed for arm, by_seed in arms.items() if arm.experiment != "budget"})
+    return compare(without_budget(arms))
 
 
 def figures(arms: Arms, differences: Comparisons) -> dict[str, Callable[[], Figure]]:
     """By file name, how to draw every plot for which there are runs."""
-    return {**dict(plots.drawn(arms, differences)), **dict(budget_report.drawn(arms))}
+    return {**dict(plots.drawn(without_budget(arms), differences)), **dict(budget_report.drawn(arms))}
+
+
+def without_budget(arms: Arms) -> Arms:
+    """Without the token budget's runs: many are of one model, and they have a section of their own."""
+    return {arm: by_seed for arm, by_seed in arms.items() if arm.experiment != "budget"}
 
 
 def read_timings(path: Path | None) -> dict[str, Any] | None:
@@ -85,13 +89,13 @@ def _sections(
     yield "## Missing", bullets(tables.missing(arms))
     body = [method, bullets(tables.dropped(differences)), tables.differences(differences), *pictures(drawn, "effects")]
     yield "## Differences", "\n\n".join(filter(None, body))
-    for experiment in dict.fromkeys(arm.experiment for arm in arms):
-        if experiment != "budget":
-            own = {arm: runs for arm, runs in arms.items() if arm.experiment == experiment}
-            shown = pictures(drawn, f"values_{experiment}.", f"curves_{experiment}.")
-            yield f"## Arms: {experiment}", "\n\n".join([tables.means(own), *shown])
+    others = without_budget(arms)
+    for experiment in dict.fromkeys(arm.experiment for arm in others):
+        own = {arm: runs for arm, runs in arms.items() if arm.experiment == experiment}
+        shown = pictures(drawn, f"values_{experiment}.", f"curves_{experiment}.")
+        yield f"## Arms: {experiment}", "\n\n".join([tables.means(own), *shown])
     yield "## Token budget", budget_report.section(arms, timings, pictures(drawn, "budget"))
-    yield "## Theta", "\n\n".join(filter(None, [tables.theta(arms), *pictures(drawn, "theta.")]))
+    yield "## Theta", "\n\n".join(filter(None, [tables.theta(others), *pictures(drawn, "theta.")]))
     yield "## Attention from the answer", "\n\n".join(pictures(drawn, "attention"))
     yield "## What was tuned, and what it cost", tables.costs(arms)
     yield "## Every run", tables.every_run([run for runs in arms.values() for run in runs.values()])
