@@ -213,7 +213,7 @@ def test_all_three_outcomes_come_from_runs(arms):
 def test_the_report_names_what_is_missing_and_what_was_dropped(written):
     text = written.read_text("utf-8")
     missing = text[text.index("## Missing") : text.index("## Differences")]
-    for arm in ("fusion tokens, fixed", "dynimgs 16, fixed", "lora 4d, lora", "theta shared, fixed", "rope 4d, order"):
+    for arm in ("fusion tokens, fixed", "dynimgs 16, fixed", "theta shared, shuffled", "rope 4d, order"):
         assert f"- `{arm}`: no run" in missing
     assert "canvas" not in missing
     assert "canvas - none: seeds 4 were run on one side only" in text

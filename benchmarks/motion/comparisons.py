@@ -47,7 +47,7 @@ PAIRS = (
     *(_rope("rope", regime) for regime in REGIMES),
     _rope("lora", "lora"),
     Pair("axis split - 1D RoPE", Arm("fusion", "axis_split"), Arm("rope", "1d")),
-    Pair("theta per layer - shared", Arm("theta", "per_layer"), Arm("theta", "shared")),
+    Pair("theta per layer - shared", Arm("theta", "per_layer", "shuffled"), Arm("theta", "shared", "shuffled")),
     *(_number("frames", "prompts per key frame", other) for other in (1, 2, 6, 12)),
     *(_number("dynimgs", "DynImgs", other) for other in (1, 16)),
 )
