@@ -1,6 +1,6 @@
 """The miniature study: what each part of the method buys, on the project's own modules.
 
-    python -m benchmarks.motion run --quick                     # a minute: the whole way with three steps of each kind
+    python -m benchmarks.motion run --quick                     # about a minute: all arms with three steps of each kind
     python -m benchmarks.motion run --seeds 5                   # hours; what is there already is not made again
     python -m benchmarks.motion run --only 'rope-shuffled-*'
     python -m benchmarks.motion budget --seeds 3                # accuracy against kept tokens, into the same folder

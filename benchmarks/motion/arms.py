@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from dynimg_plugin import DynImgConfig, compose
-from dynimg_plugin.layout import DynImgLayout
+from dynimg_plugin.layout import DynImgLayout, Rect, Region
 
 from .scenes import FRAMES, SIDE
 
@@ -25,7 +25,10 @@ CONFIGS = {  # 64 visual tokens each: 4 DynImgs of 4 x 4 cells, or 16 frames of 
     "canvas": DynImgConfig(**SMALL),
     "canvas_apart": DynImgConfig(**SMALL),
     "tokens": DynImgConfig(fusion="tokens", **SMALL),
-    "frames_16": DynImgConfig(num_images=16, fusion="none", num_prompts=1, **{**SMALL, "pooled_size": 2}),
+    "frames_16": DynImgConfig(num_images=16, fusion="none", num_prompts=1, **{**SMALL, "pooled_size": 2}),  # PLLaVA
+    "image_grid": DynImgConfig(fusion="none", **SMALL),  # IG-VLM: 4 x 4 of the same 16 frames, see layout_of()
+    "prompts_1": DynImgConfig(num_prompts=1, **SMALL),
+    "prompts_2": DynImgConfig(num_prompts=2, **SMALL),
 }
 
 
@@ -34,16 +37,26 @@ def config_of(arm: str) -> DynImgConfig:
     return CONFIGS[arm].on_tower(grid=GRID, patch_size=PATCH)
 
 
+def layout_of(arm: str) -> DynImgLayout:
+    """The layout of one of the arm's images; "image_grid" has one of its own, 2 x 2 frames on every image."""
+    if arm != "image_grid":
+        return DynImgLayout.from_config(config_of(arm))
+    quarters = [Rect(2 * row, 2 * column, 2, 2) for row in range(2) for column in range(2)]
+    return DynImgLayout(GRID, GRID, tuple(Region(0, i, quarter, quarter) for i, quarter in enumerate(quarters)))
+
+
 @cache
 def frame_numbers(arm: str) -> np.ndarray:
-    """Which frames compose() takes, (images, frames of a DynImg), key frame first."""
+    """Which frames compose() takes, (images, frames of an image), key frame first."""
+    if arm == "image_grid":
+        return frame_numbers("frames_16").reshape(4, 4)
     dynimgs = compose(np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), config_of(arm))
     return np.array([[round(frame.pts_seconds) for frame in dynimg.frames] for dynimg in dynimgs])
 
 
 def paint(frames: np.ndarray, arm: str) -> Tensor:
     """compose() for many clips at once: (n, 20, 64, 64, 3) uint8 -> (n, images * canvases, 3, H, W) uint8."""
-    layout, numbers = DynImgLayout.from_config(config_of(arm)), frame_numbers(arm)
+    layout, numbers = layout_of(arm), frame_numbers(arm)
     pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
     size = (layout.rows * PATCH, layout.grid * PATCH)
     out = torch.empty(len(frames), len(numbers), layout.num_canvases, 3, *size, dtype=torch.uint8)
@@ -61,7 +74,7 @@ def attention_of(arm: str, tower: Any) -> Iterator[None]:
     if arm != "canvas_apart":
         yield
         return
-    key = DynImgLayout.from_config(config_of(arm)).regions[0].patches
+    key = layout_of(arm).regions[0].patches
     upper = (torch.arange(GRID**2) // GRID < key.h).to(tower.device)
     mask = torch.where(upper[:, None] == upper, 0.0, torch.finfo(torch.float32).min)[None, None]
 

@@ -50,16 +50,22 @@ def questions_after(visual: int) -> tuple[Tensor, Tensor]:
     return positions[None], torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
 
 
-def read(model: Any, features: Tensor, coordinates: Tensor, **options: Any) -> tuple[Tensor, Any]:
-    """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned."""
+def read(
+    model: Any, features: Tensor, coordinates: Tensor, positions: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Any]:
+    """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned.
+
+    Args:
+        positions: (1, visual + questions), position ids with gaps; None: without.
+    """
     core, visual = model.model, features.shape[1]
     tokens = torch.arange(len(QUESTIONS), device=features.device)
     asked = core.get_input_embeddings()(tokens).expand(len(features), -1, -1)
-    positions, mask = (part.to(features.device) for part in questions_after(visual))
+    in_a_row, mask = (part.to(features.device) for part in questions_after(visual))
     output = core(
         inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=in_a_row if positions is None else positions,
         rope4d_coords=F.pad(coordinates, (0, 0, 0, len(QUESTIONS))).to(features.device),
         use_cache=False,
         **options,

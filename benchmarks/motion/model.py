@@ -71,5 +71,7 @@ def scale_projector(model: Any, tokens: torch.Tensor) -> None:
     """Visual tokens enter the language model with mean 0 and deviation 1, as its question tokens do."""
     projector = model.model.multi_modal_projector
     found = projector(tokens)
-    projector.linear_2.weight /= found.std()
-    projector.linear_2.bias.copy_((projector.linear_2.bias - found.mean((0, 1))) / found.std())
+    middle = found.mean((0, 1))
+    deviation = (found - middle).std()
+    projector.linear_2.weight /= deviation
+    projector.linear_2.bias.copy_((projector.linear_2.bias - middle) / deviation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 ANSWERS = {  # question -> how many answers it has
     "direction_slow": 4,  # where the slow disc moves: left, right, up, down
-    "direction_fast": 4,  # where the streak crosses: it is in two frames beside a key frame, never in one
+    "direction_fast": 4,  # where the streak crosses: it is in the four frames around a key frame, never in one
     "attribute": 6,  # the moving disc's colour
     "existence": 2,  # whether there is a flash
     "where": 3,  # the still disc's third of the picture

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from dynimg_plugin import DynImgConfig
+from dynimg_plugin.config import ThetaScope
 
 from .arms import config_of
 from .learning import STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
@@ -25,6 +26,8 @@ VERSION = 1
 RATES = (1e-3, 2e-3, 4e-3)  # tried for every arm on the tuning split
 TUNING_SEED = 1000  # of the language model in these tries; the tower is seed 0's
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
+OTHERS = ("frames_16", "image_grid")  # ways of other papers
+PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
 THETA_RATES = (1e-2, 1e-4, 1e-3, 5e-2)  # the default first
 
 
@@ -54,6 +57,7 @@ class Run:
     seed: int
     rope_4d: bool = False
     theta_lr: float = 1e-2
+    theta_scope: ThetaScope = "shared"
 
     @property
     def line(self) -> str:
@@ -69,7 +73,7 @@ class Run:
     @property
     def work(self) -> tuple[Any, ...]:
         """What is computed: two experiments may hold the same run under two names."""
-        return self.tuned_as, self.seed, self.theta_lr
+        return self.tuned_as, self.seed, self.theta_lr, self.theta_scope
 
     @property
     def name(self) -> str:
@@ -80,8 +84,14 @@ class Run:
         return {"experiment": self.experiment, "arm": self.arm, "regime": self.regime, "seed": self.seed}
 
     @property
+    def options(self) -> dict[str, Any]:
+        prompts = 0 if config_of(self.fusion).fusion == "none" else config_of(self.fusion).num_prompts
+        rope = {"rope": "4d", "theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
+        return {"fusion": self.fusion, "prompts": prompts, "rope": "1d", **rope}
+
+    @property
     def config(self) -> DynImgConfig:
-        return replace(config_of(self.fusion), rope_4d=self.rope_4d)
+        return replace(config_of(self.fusion), rope_4d=self.rope_4d, theta_scope=self.theta_scope)
 
 
 def all_runs(seeds: int) -> Iterator[Run]:
@@ -94,6 +104,12 @@ def all_runs(seeds: int) -> Iterator[Run]:
                 yield Run("rope", rope, "canvas", regime, seed, rope == "4d")
         for rate in THETA_RATES:
             yield Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
+        for scope in get_args(ThetaScope):
+            yield Run("theta", scope, "canvas", "shuffled", seed, True, theta_scope=scope)
+        for other in OTHERS:
+            yield Run("fusion", other, other, "fixed", seed)
+        for prompts, fusion in PROMPTS.items():
+            yield Run("frames", prompts, fusion, "fixed", seed)
 
 
 class Study:
@@ -148,23 +164,28 @@ class Study:
         found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
         for rate in (rate for rate in self.scale.rates if f"{rate:g}" not in found):
             recipe = self.recipe(replace(run, seed=TUNING_SEED), rate)
-            last = learn(self.data(run.fusion, 0), recipe, self.device)[1][-1]["accuracy"]
+            last = learn(self.data(run.fusion, 0), recipe, self.device, self._point)[1][-1]["accuracy"]
             found[f"{rate:g}"] = sum(last.values()) / len(last)
             _write(file, found)
             self.show(f"tuning {run.tuned_as}, learning rate {rate:g}: {found[f'{rate:g}']:.1f}")
         return max(self.scale.rates, key=lambda rate: found[f"{rate:g}"]), len(found)
+
+    def _point(self, point: dict[str, Any]) -> None:
+        rights = list(point["accuracy"].values())
+        fast = point["accuracy"]["direction_fast"]
+        self.show(f"    step {point['step']}: {sum(rights) / len(rights):.1f} %, fast direction {fast:.1f} %")
 
     def _record(self, run: Run) -> dict[str, Any]:
         rate, tuned = self.rate(run)
         data = self.data(run.fusion, run.seed)
         wall, cpu = time.perf_counter(), time.process_time()
         recipe = self.recipe(run, rate)
-        model, curve = learn(data, recipe, self.device)
+        model, curve = learn(data, recipe, self.device, self._point)
         reader = Reader(data["evaluation"], recipe, self.device)
         return {
             "version": VERSION,
             **run.names,
-            "options": {"fusion": run.fusion, "rope": "4d" if run.rope_4d else "1d", "theta_lr": run.theta_lr},
+            "options": run.options,
             "visual_tokens": reader.batch(torch.arange(1), torch.Generator())[0].shape[1],
             "steps": recipe.steps,
             "learning_rate": rate,

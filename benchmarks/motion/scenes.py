@@ -2,8 +2,8 @@
 
     group            0            1            2            3
     frame        0 1 K 3 4    5 6 K 8 9    . . K . .    . . K . .       K: key frame, in the middle of its group
-    streak       . . . . .    x x . . .    . . . . .    . . . . .       two frames before or after one key frame
-    flash        . . . . .    . . . . .    . . . . .    . . . f f       in half of the clips
+    streak       . . . . .    x x . x x    . . . . .    . . . . .       around one key frame, which does not show it
+    flash        . . . . .    . . . . .    . . . . .    . . . f f       in half of the clips, before or after one
 
 Everything is drawn with numpy for many clips at once. What stands where is kept too: towers are pretrained on it.
 """
@@ -51,18 +51,20 @@ def draw_clips(split: str, count: int, seed: int = 0) -> Clips:
     """`count` clips of a split; another split or seed is another stream of random numbers."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     third, slow, fast, group, flash_group = (rng.integers(k, size=count) for k in (3, 4, 4, 4, 4))
-    half, flash_half, flash = (rng.integers(2, size=count) for _ in range(3))
+    half, flash = (rng.integers(2, size=count) for _ in range(2))
     mover = rng.integers(6, size=count)
     still = (mover + rng.integers(1, 6, size=count)) % 6
     places = np.full((count, FRAMES, 4, 2), np.nan, np.float32)
     there = np.stack([rng.uniform(10, 54, count), 10 + 16 * third + rng.uniform(0, 12, count)], -1)
     places[:, :, 1] = there[:, None]
     places[:, :, 0] = _drift(rng, slow, there)
-    _put(places[:, :, 2], group, half, _crossing(rng, fast))
+    crossing = _crossing(rng, fast)
+    _put(places[:, :, 2], group * GROUP, crossing[:, :2])
+    _put(places[:, :, 2], group * GROUP + 3, crossing[:, 2:])
     at = rng.uniform(11, 53, (count, 1, 2)).repeat(2, 1)
-    _put(places[:, :, 3], flash_group, flash_half, np.where(flash[:, None, None], at, np.nan))
+    _put(places[:, :, 3], flash_group * GROUP + 3 * half, np.where(flash[:, None, None], at, np.nan))
     found = dict(direction_slow=slow, direction_fast=fast, attribute=mover, existence=flash, where=third, when=group)
-    found |= dict(side=flash * (1 + flash_half), static=still)
+    found |= dict(side=flash * (1 + half), static=still)
     kinds = np.stack([mover, still, 6 + fast // 2, np.full(count, 8)], -1)
     return Clips(rng.integers(90, 131, count), np.stack([found[q] for q in QUESTIONS], -1), places, kinds)
 
@@ -81,15 +83,14 @@ def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray) -
 
 
 def _crossing(rng: np.random.Generator, direction: np.ndarray) -> np.ndarray:
-    """Two places 28 pixels apart: (n, 2, 2)."""
+    """Four places 12 pixels apart, but for the one of the key frame: (n, 4, 2)."""
     step = STEPS[direction]
     middle = np.where(step == 0, rng.uniform(13, 51, step.shape), 32 + rng.uniform(-4, 4, step.shape))
-    return middle[:, None] + step[:, None] * np.array([-14, 14])[:, None]
+    return middle[:, None] + step[:, None] * np.array([-24, -12, 12, 24])[:, None]
 
 
-def _put(places: np.ndarray, group: np.ndarray, half: np.ndarray, pair: np.ndarray) -> None:
-    """Write (n, 2, 2) into the two frames before or after the key frame of a group."""
-    first = group * GROUP + 3 * half
+def _put(places: np.ndarray, first: np.ndarray, pair: np.ndarray) -> None:
+    """Write (n, 2, 2) into two frames of every clip."""
     rows = np.arange(len(places))
     places[rows, first], places[rows, first + 1] = pair[:, 0], pair[:, 1]
 
@@ -102,7 +103,8 @@ def render(clips: Clips) -> np.ndarray:
         centres = clips.places[:, :, thing].reshape(-1, 2)
         kind = clips.kinds[:, thing].repeat(FRAMES)
         shown = np.flatnonzero(~np.isnan(centres[:, 0]))
-        _stamp(frames, shown, centres[shown], kind[shown], half)
+        if shown.size:
+            _stamp(frames, shown, centres[shown], kind[shown], half)
     return frames.reshape(len(clips), FRAMES, SIDE, SIDE, 3)
 
 

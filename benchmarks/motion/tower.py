@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from dynimg_plugin.layout import DynImgLayout
-
-from .arms import attention_of, config_of, frame_numbers, paint
+from .arms import attention_of, config_of, frame_numbers, layout_of, paint
 from .model import WIDTH, build
 from .scenes import KINDS, SIDE, Clips, render
 
@@ -28,7 +26,7 @@ Data = tuple[Tensor, Tensor]  # features (n, tokens, c) fp16, answers (n, questi
 
 def labels(clips: Clips, arm: str) -> tuple[Tensor, Tensor]:
     """Per token: is each kind of thing there, (n, tokens, kinds), and where, (n, tokens, kinds, 2) from -1 to 1."""
-    layout, numbers = DynImgLayout.from_config(config_of(arm)), frame_numbers(arm)
+    layout, numbers = layout_of(arm), frame_numbers(arm)
     shape = (len(clips), len(numbers), layout.pooled, layout.pooled, KINDS)
     there, where = np.zeros(shape, np.float32), np.zeros((*shape, 2), np.float32)
     rows = np.arange(len(clips))[:, None]
