@@ -138,6 +138,12 @@ def test_pairs_are_differences_of_the_same_seed():
     assert found.mean == pytest.approx(13 / 3)
 
 
+def test_pairs_without_a_common_seed_are_named():
+    runs = [made_up("fusion", "canvas", 0, 80), made_up("fusion", "none", 1, 60)]
+    arms = by_arm([Record(**run) for run in runs])
+    assert "- canvas - none: no seed was run on both sides" in report.render(arms, compare(arms), [])
+
+
 def test_groups_are_means_over_their_questions():
     accuracy = {name: float(place) for place, name in enumerate(QUESTIONS)}
     assert score(accuracy, ALL) == 3.5

@@ -60,7 +60,10 @@ def without_budget(arms: Arms) -> Arms:
 def read_timings(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    timings = json.loads(path.read_text("utf-8"))
+    try:
+        timings = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is not JSON ({error})") from error
     if not isinstance(timings, dict) or not {"rows", "layers", "device", "policy"} <= set(timings):
         raise RecordError(f"{path} is not what `benchmarks/token_budget.py --json` writes")
     return timings
@@ -86,7 +89,7 @@ def _sections(
     method = METHOD.format(number=len(differences.adjusted), level=claims.LEVEL)
     verdicts = VERDICTS.format(level=claims.LEVEL, margin=claims.MARGIN, fewest=claims.FEWEST_SEEDS)
     yield "## The paper's claims", f"{tables.claims(claims.findings(differences), differences)}\n\n{verdicts}"
-    yield "## Missing", bullets(tables.missing(arms))
+    yield "## Missing", bullets([*tables.missing(arms), *tables.unpaired(arms, differences)])
     body = [method, bullets(tables.dropped(differences)), tables.differences(differences), *pictures(drawn, "effects")]
     yield "## Differences", "\n\n".join(filter(None, body))
     others = without_budget(arms)
@@ -103,8 +106,8 @@ def _sections(
 
 def head(arms: Arms) -> str:
     runs = [run for by_seed in arms.values() for run in by_seed.values()]
-    times = {(run.cpu_seconds, run.wall_seconds, run.key.detail) for run in runs}  # the same work may have two names
-    cpu, wall = (sum(parts) / 60 for parts in list(zip(*times, strict=True))[:2])
+    times = sorted({(run.cpu_seconds, run.wall_seconds, run.key.detail) for run in runs})  # work may have two names
+    cpu, wall = (sum(time[part] for time in times) / 60 for part in (0, 1))
     devices, versions = (", ".join(sorted({getattr(run, name) for run in runs})) for name in ("device", "torch"))
     groups = "; ".join(f"{name}: {', '.join(questions)}" for name, questions in GROUPS.items())
     return (

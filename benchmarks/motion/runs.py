@@ -17,12 +17,12 @@ from dynimg_plugin.config import ThetaScope
 
 from .arms import config_of
 from .learning import STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
+from .records import VERSION
 from .regimes import REGIMES
 from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
 
-VERSION = 1
 RATES = (1e-3, 2e-3, 4e-3)  # tried for every arm on the tuning split
 TUNING_SEED = 1000  # of the language model in these tries; the tower is seed 0's
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")

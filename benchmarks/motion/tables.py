@@ -98,6 +98,15 @@ def missing(arms: Arms) -> list[str]:
     return lines + [f"`{name}`: no run of this experiment" for name in empty]
 
 
+def unpaired(arms: Arms, comparisons: Comparisons) -> list[str]:
+    """Pairs of which both sides were run, but never with the same seed."""
+    return [
+        f"{pair.name}: no seed was run on both sides"
+        for pair, by_measure in comparisons.differences.items()
+        if ALL not in by_measure and pair.better in arms and pair.other in arms
+    ]
+
+
 def means(arms: Arms) -> str:
     head = ["arm", "regime", "seeds", "visual tokens", *MEASURES, *QUESTIONS]
 
