@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.motion.arms import CONFIGS, GRID, PATCH, config_of, frame_numbers, paint
+from benchmarks.motion.axis_split import in_clip, install
 from benchmarks.motion.checks import Finding
 from benchmarks.motion.learning import Reader, Recipe, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
@@ -185,6 +186,34 @@ def test_4d_rope_is_1d_rope_at_theta_0_bit_for_bit(regime, pair):
         rotary.theta_t.data.zero_()
 
 
+def test_axis_split_turns_each_frequency_with_one_axis_alone():
+    rotary = install(build(CANVAS, 0)).model.language_model.rotary_emb
+    rotary.coordinates = in_clip(coordinates_of(CANVAS), 4)[None]
+    assert sorted(set(rotary.coordinates[0, :, 0].tolist())) == list(range(20))
+    x, ignored = torch.empty(0), torch.zeros(1, 72, dtype=torch.long)
+    before = rotary(x, ignored)
+    for axis, frequencies in enumerate(([0, 1], [2, 3, 4], [5, 6, 7])):
+        moved = torch.zeros(3).index_fill(0, torch.tensor(axis), 1.5)
+        rotary.coordinates = rotary.coordinates + moved
+        after = rotary(x, ignored)
+        rotary.coordinates = rotary.coordinates - moved
+        for old, new in zip(before, after, strict=True):
+            assert new.shape == (1, 72, 16)
+            assert (old != new)[0, :64].any(0).nonzero().flatten().tolist() == frequencies + [
+                8 + f for f in frequencies
+            ]
+            assert torch.equal(old[0, 64:], new[0, 64:])
+
+
+def test_axis_split_at_the_text_positions_is_the_base():
+    model = build(CANVAS, 0)
+    base = model.model.language_model.rotary_emb
+    rotary = install(model).model.language_model.rotary_emb
+    rotary.coordinates = torch.arange(64.0)[None, :, None].expand(1, -1, 3)
+    positions = torch.cat((torch.arange(64), torch.full((8,), 20)))[None]
+    assert all(map(torch.equal, rotary(torch.empty(0), positions), base(torch.empty(0), positions)))
+
+
 def test_visual_tokens_enter_with_deviation_1(pair):
     models, features = pair
     projected = models["1d"].model.multi_modal_projector(features)
@@ -232,8 +261,10 @@ def test_questions_see_all_visual_tokens_and_not_one_another(pair):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     study = Study(tmp_path_factory.mktemp("study"), QUICK, **QUIET)
-    runs = matching(all_runs(1), "rope-shuffled-4d-0") + matching(all_runs(1), "theta_lr-shuffled-0.01-0")
-    assert study.run(runs) == 2
+    names = ("rope-shuffled-4d-0", "theta_lr-shuffled-0.01-0", "fusion-axis_split-0")
+    runs = [run for name in names for run in matching(all_runs(1), name)]
+    assert study.run(runs) == 3
+    assert study.read(runs.pop())["options"]["rope"] == "axis_split"
     return study, runs
 
 

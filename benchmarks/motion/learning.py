@@ -18,9 +18,11 @@ from transformers import get_cosine_schedule_with_warmup
 from dynimg_plugin import DynImgConfig, describe_dynimg
 from dynimg_plugin.training.parts import parameter_groups
 
+from .axis_split import AxisSplit, in_clip, install
 from .model import FIRST_ANSWER, build, scale_projector
 from .questions import QUESTIONS
 from .regimes import choose, coordinates_of, taken
+from .scenes import GROUP
 from .tower import Data
 
 BATCH, STEPS, EVERY = 64, 1200, 200
@@ -38,6 +40,7 @@ class Recipe:
     seed: int = 0
     learning_rate: float = 2e-3
     theta_lr: float = 1e-2
+    axis_split: bool = False
     steps: int = STEPS
 
 
@@ -61,6 +64,8 @@ def read(
     core, visual = model.model, features.shape[1]
     tokens = torch.arange(len(QUESTIONS), device=features.device)
     asked = core.get_input_embeddings()(tokens).expand(len(features), -1, -1)
+    if isinstance(rotary := core.language_model.rotary_emb, AxisSplit):
+        rotary.coordinates = coordinates
     in_a_row, mask = (part.to(features.device) for part in questions_after(visual))
     output = core(
         inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
@@ -79,7 +84,10 @@ class Reader:
     def __init__(self, data: Data, recipe: Recipe, device: str) -> None:
         self.features, self.answers = data
         self.recipe, self.device = recipe, device
-        self.coordinates = coordinates_of(recipe.config).to(device)
+        coordinates = coordinates_of(recipe.config)
+        if recipe.axis_split:
+            coordinates = in_clip(coordinates, recipe.config.num_images)
+        self.coordinates = coordinates.to(device)
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         images = self.recipe.config.num_images
@@ -91,6 +99,7 @@ class Reader:
 def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambda point: None) -> tuple[Any, Curve]:
     """The trained model and its learning curve on the tuning split."""
     model = build(recipe.config, recipe.seed, device)
+    model = install(model) if recipe.axis_split else model
     reader, tuning = Reader(data["train"], recipe, device), Reader(data["tuning"], recipe, device)
     model.model.vision_tower.requires_grad_(False)
     scale_projector(model, reader.features[:BATCH].to(device).float())
@@ -132,7 +141,8 @@ def attention(model: Any, reader: Reader, clips: int = 250) -> dict[str, dict[st
     output = read(model, features, coordinates, output_attentions=True)[1]
     weights = torch.stack(output.attentions).mean((0, 2))[:, -len(QUESTIONS) :].cpu()  # (n, questions, s)
     visual = features.shape[1]
-    prompt = (coordinates[..., 0] != 0).cpu().expand(len(features), -1)[:, None]
+    key_time = GROUP // 2 if reader.recipe.axis_split else 0
+    prompt = ((coordinates[..., 0] - key_time) % GROUP != 0).cpu().expand(len(features), -1)[:, None]
     parts = {"key": weights[..., :visual] * ~prompt, "prompt": weights[..., :visual] * prompt}
     parts["text"] = weights[..., visual:]
     shares = {name: part.sum(-1).mean(0).tolist() for name, part in parts.items()}

@@ -58,6 +58,11 @@ class Run:
     rope_4d: bool = False
     theta_lr: float = 1e-2
     theta_scope: ThetaScope = "shared"
+    axis_split: bool = False
+
+    @property
+    def rope(self) -> str:
+        return "axis_split" if self.axis_split else "4d" if self.rope_4d else "1d"
 
     @property
     def line(self) -> str:
@@ -68,7 +73,7 @@ class Run:
     @property
     def tuned_as(self) -> str:
         """Runs of the same tokens in the same regime share a search for the learning rate."""
-        return f"{self.fusion}-{self.regime}-{'4d' if self.rope_4d else '1d'}"
+        return f"{self.fusion}-{self.regime}-{self.rope}"
 
     @property
     def work(self) -> tuple[Any, ...]:
@@ -86,8 +91,8 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         prompts = 0 if config_of(self.fusion).fusion == "none" else config_of(self.fusion).num_prompts
-        rope = {"rope": "4d", "theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
-        return {"fusion": self.fusion, "prompts": prompts, "rope": "1d", **rope}
+        theta = {"theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
+        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta}
 
     @property
     def config(self) -> DynImgConfig:
@@ -106,6 +111,7 @@ def all_runs(seeds: int) -> Iterator[Run]:
             yield Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
         for scope in get_args(ThetaScope):
             yield Run("theta", scope, "canvas", "shuffled", seed, True, theta_scope=scope)
+        yield Run("fusion", "axis_split", "canvas", "fixed", seed, axis_split=True)
         for other in OTHERS:
             yield Run("fusion", other, other, "fixed", seed)
         for prompts, fusion in PROMPTS.items():
@@ -154,7 +160,7 @@ class Study:
         return encoded(fusion, self.clips(seed), seed, self.device, folder, steps)
 
     def recipe(self, run: Run, rate: float) -> Recipe:
-        return Recipe(run.config, run.regime, run.seed, rate, run.theta_lr, self.scale.steps)
+        return Recipe(run.config, run.regime, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps)
 
     def rate(self, run: Run) -> tuple[float, int]:
         """The learning rate that was best for such runs on the tuning split, and how many were tried."""
