@@ -10,7 +10,6 @@ for the regimes fixed (full) and dropped (random).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from .learning import OFFSETS, Reader, learn, read, theta_norms
 from .questions import QUESTIONS
 from .records import VERSION
 from .regimes import RANDOM, taken
-from .runs import Run, Study
+from .runs import Run, Study, write
 
 Budget = tuple[float, str]  # keep, keep_policy
 KEEPS = (1.0, 0.6, 0.4, 0.25, 0.1)
@@ -48,8 +47,7 @@ def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
     files = {budget: file_of(study, trained, rope, *budget, seed) for budget in BUDGETS}
     if not all(file.is_file() for file in files.values()):
         for budget, record in records(study, trained, rope, seed):
-            files[budget].parent.mkdir(parents=True, exist_ok=True)
-            files[budget].write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+            write(files[budget], record)
         study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
     return list(files.values())
 

@@ -136,7 +136,7 @@ class Study:
         done = {run.work: run for run in runs if run not in missing}
         for number, run in enumerate(missing, 1):
             record = {**(self.read(done[run.work]) if run.work in done else self._record(run)), **run.names}
-            _write(self.file(run), record)
+            write(self.file(run), record)
             done[run.work] = run
             found = "  ".join(f"{question} {right:.0f}" for question, right in record["accuracy"].items())
             self.show(f"{number}/{len(missing)} {run.name}: {found}  ({record['wall_seconds']:.0f} s)")
@@ -172,7 +172,7 @@ class Study:
             recipe = self.recipe(replace(run, seed=TUNING_SEED), rate)
             last = learn(self.data(run.fusion, 0), recipe, self.device, self._point)[1][-1]["accuracy"]
             found[f"{rate:g}"] = sum(last.values()) / len(last)
-            _write(file, found)
+            write(file, found)
             self.show(f"tuning {run.tuned_as}, learning rate {rate:g}: {found[f'{rate:g}']:.1f}")
         return max(self.scale.rates, key=lambda rate: found[f"{rate:g}"]), len(found)
 
@@ -220,7 +220,8 @@ def matching(runs: Iterator[Run], pattern: str) -> list[Run]:
     raise ValueError(f"no run is called {pattern!r}; runs are called LINE-SEED, with lines {lines}")
 
 
-def _write(file: Path, record: dict[str, Any]) -> None:
+def write(file: Path, record: dict[str, Any]) -> None:
+    """As JSON, at once: a killed run leaves no half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".part").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    file.with_suffix(".part").replace(file)  # a killed run leaves no half JSON
+    file.with_suffix(".part").replace(file)
