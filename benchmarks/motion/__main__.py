@@ -5,7 +5,8 @@
     python -m benchmarks.motion run --only 'rope-shuffled-*'
     python -m benchmarks.motion check                           # about 15 CPU minutes; exits with 1 when one fails
 
-From the repository root. A GPU is used where there is one. On a CPU these settings of glibc make it a third faster:
+From the repository root. Runs lie in motion_study/runs, with --quick in a temporary folder. Where there is a GPU it is
+used. On a CPU these settings of glibc make it a third faster:
 
     export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 """
@@ -32,12 +33,12 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True)
     for name, command, words in (("run", run, "make the runs"), ("check", checked, "the statistical checks")):
         one = commands.add_parser(name, help=words)
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, folder=Path("motion_study" if name == "run" else "motion_check"))
         one.add_argument("--seeds", type=int, default=5 if name == "run" else 2)
         one.add_argument("--device", default="auto", help="auto, cpu or cuda")
         one.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; the parts are too small for more")
         one.add_argument("--quick", action="store_true", help="three steps of each kind; the figures mean nothing")
-        one.add_argument("--output", type=Path, help="folder of the runs; a temporary one with --quick")
+        one.add_argument("--output", type=Path, help="folder of the runs: motion_study, motion_check")
         one.add_argument("--json", type=Path, help="write what was found to this file")
         if name == "run":
             one.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name fits, like 'fusion-*-0'")
@@ -68,7 +69,7 @@ def main() -> int:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     if options.output or not options.quick:
-        return options.command(options, options.output or Path(f"motion_{options.command.__name__}"))
+        return options.command(options, options.output or options.folder)
     with tempfile.TemporaryDirectory() as folder:
         return options.command(options, Path(folder))
 
