@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.motion.arms import CONFIGS, GRID, PATCH, config_of, frame_numbers, paint
 from benchmarks.motion.axis_split import in_clip, install
-from benchmarks.motion.checks import Finding
+from benchmarks.motion.checks import Finding, check
 from benchmarks.motion.learning import Reader, Recipe, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
@@ -199,9 +199,8 @@ def test_axis_split_turns_each_frequency_with_one_axis_alone():
         rotary.coordinates = rotary.coordinates - moved
         for old, new in zip(before, after, strict=True):
             assert new.shape == (1, 72, 16)
-            assert (old != new)[0, :64].any(0).nonzero().flatten().tolist() == frequencies + [
-                8 + f for f in frequencies
-            ]
+            turned = (old != new)[0, :64].any(0).nonzero().flatten()
+            assert turned.tolist() == frequencies + [8 + f for f in frequencies]
             assert torch.equal(old[0, 64:], new[0, 64:])
 
 
@@ -338,6 +337,47 @@ def test_a_finding_holds_by_its_mean():
     assert Finding("x", [30.0, 15.0], above=20).holds
     assert not Finding("x", [30.0, 5.0], above=20).holds
     assert str(Finding("x", [9.0, 5.0], below=5)) == "NOT HELD x: +7.0 points, wanted < 5 (+9.0, +5.0)"
+
+
+class MadeUp:
+    """A study whose runs have given accuracies."""
+
+    def __init__(self, accuracies: dict[str, float]) -> None:
+        self.accuracies, self.made = accuracies, []
+
+    def run(self, runs: list[Run]) -> None:
+        self.made += runs
+
+    def read(self, run: Run) -> dict:
+        assert run in self.made
+        return {"accuracy": dict.fromkeys(QUESTIONS, self.accuracies[run.line])}
+
+
+GOOD = {"rope-shuffled-4d": 95.0, "rope-shuffled-1d": 50.0, "theta_lr-shuffled-0.0001": 51.0}
+GOOD |= {"fusion-canvas": 93.0, "fusion-none": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "held"),
+    [
+        ({}, [True, True, True]),
+        ({"rope-shuffled-4d": 69.0}, [False, True, True]),
+        ({"fusion-none": 79.0}, [True, False, True]),
+        ({"theta_lr-shuffled-0.0001": 56.0}, [True, True, False]),
+    ],
+)
+def test_the_checks_fail_each_for_its_own_reason(changed, held):
+    assert [finding.holds for finding in check(MadeUp(GOOD | changed), 2)] == held
+
+
+def test_one_command_makes_runs_and_writes_them_to_one_file(tmp_path, monkeypatch, capsys):
+    from benchmarks.motion.__main__ import main
+
+    options = ["run", "--quick", "--only", "fusion-none-0", "--json", str(tmp_path / "all.json")]
+    monkeypatch.setattr("sys.argv", ["benchmarks.motion", *options])
+    assert main() == 0
+    assert "1/1 fusion-none-0: direction_slow" in capsys.readouterr().out
+    assert [run["arm"] for run in json.loads((tmp_path / "all.json").read_text("utf-8"))] == ["none"]
 
 
 def test_evaluation_makes_the_same_random_choices_every_time(study):

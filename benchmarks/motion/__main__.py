@@ -7,7 +7,8 @@
     python -m benchmarks.motion report                          # report.md and plots, from the runs alone
     python -m benchmarks.motion check                           # about 15 CPU minutes; exits with 1 when one fails
 
-From the repository root. A GPU is used where there is one. On a CPU these settings of glibc make it a third faster:
+From the repository root. Runs lie in motion_study/runs, with --quick in a temporary folder. Where there is a GPU it is
+used. On a CPU these settings of glibc make it a third faster:
 
     export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 """
@@ -39,17 +40,17 @@ def parser() -> argparse.ArgumentParser:
         ("check", checked, "the statistical checks"),
     ):
         one = commands.add_parser(name, help=words)
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, folder=Path("motion_check" if name == "check" else "motion_study"))
         one.add_argument("--seeds", type=int, default={"run": 5, "budget": 3, "check": 2}[name])
         one.add_argument("--device", default="auto", help="auto, cpu or cuda")
         one.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; the parts are too small for more")
         one.add_argument("--quick", action="store_true", help="three steps of each kind; the figures mean nothing")
-        one.add_argument("--output", type=Path, help="folder of the runs; a temporary one with --quick")
+        one.add_argument("--output", type=Path, help="folder of the runs: motion_study, motion_check")
         one.add_argument("--json", type=Path, help="write what was found to this file")
         if name == "run":
             one.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name fits, like 'fusion-*-0'")
     one = commands.add_parser("report", help="write report.md and plots from the runs")
-    one.set_defaults(command=reported, threads=1, quick=False)
+    one.set_defaults(command=reported, folder=Path("motion_study"), threads=1, quick=False)
     one.add_argument("--output", type=Path, help="folder of the runs; the report comes beside them")
     one.add_argument("--timings", type=Path, help="what benchmarks/token_budget.py --json wrote, for a table")
     return whole
@@ -97,8 +98,7 @@ def main() -> int:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     if options.output or not options.quick:
-        usual = "motion_check" if options.command is checked else "motion_run"
-        return options.command(options, options.output or Path(usual))
+        return options.command(options, options.output or options.folder)
     with tempfile.TemporaryDirectory() as folder:
         return options.command(options, Path(folder))
 

@@ -36,11 +36,11 @@ class Finding:
 
 def runs_of(seed: int) -> dict[str, Run]:
     return {
-        "none": Run("fusion", "none", "none", "fixed", seed),
-        "canvas": Run("fusion", "canvas", "canvas", "fixed", seed),
-        "1d": Run("rope", "1d", "canvas", "shuffled", seed),
         "4d": Run("rope", "4d", "canvas", "shuffled", seed, True),
+        "1d": Run("rope", "1d", "canvas", "shuffled", seed),
         "slow theta": Run("theta_lr", f"{SLOW_THETA:g}", "canvas", "shuffled", seed, True, SLOW_THETA),
+        "canvas": Run("fusion", "canvas", "canvas", "fixed", seed),
+        "none": Run("fusion", "none", "none", "fixed", seed),
     }
 
 
