@@ -64,8 +64,9 @@ setup(
         "scale": ["webdataset>=1.0"],
         "demo": ["gradio>=5"],
         "families": ["num2words>=0.5", "timm>=1.0"],  # for SmolVLM and PerceptionLM, and timm's towers
+        "study": ["matplotlib>=3.8", "scipy>=1.11"],  # the report of benchmarks/motion
         "dev": [
-            "dynimg_plugin[families]",
+            "dynimg_plugin[families,study]",
             "hypothesis>=6",
             "mypy>=1.11",
             "pytest>=8",

@@ -1,0 +1,110 @@
+"""Accuracy against kept tokens: the project's own choice of cells on the study's models, trained in two ways.
+
+    full      trained on all tokens, evaluated with fewer: what somebody gets who sets `keep` on a model that is there
+    random    the number of tokens kept of a DynImg is drawn anew at every step of training, and which ones too
+
+One model per RoPE, way of training and seed is evaluated at every budget. Each of its runs is written down with an
+equal part of the time that the model took, so that sums over runs are right. Learning rates are those that were tuned
+for the regimes fixed (full) and dropped (random).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynimg_plugin import DynImgConfig
+from dynimg_plugin.budget import choose_cells, in_row
+from dynimg_plugin.layout import DynImgLayout
+
+from .learning import OFFSETS, Reader, learn, read, theta_norms
+from .questions import QUESTIONS
+from .records import VERSION
+from .regimes import RANDOM, taken
+from .runs import Run, Study, write
+
+Budget = tuple[float, str]  # keep, keep_policy
+KEEPS = (1.0, 0.6, 0.4, 0.25, 0.1)
+POLICIES = ("motion", "similarity", "uniform")
+BUDGETS = [(keep, policy) for keep in KEEPS for policy in POLICIES]
+ROPES = ("1d", "4d")
+TRAINED = {"full": "fixed", "random": RANDOM}  # how the model was trained -> the regime of its visual tokens
+TUNED = {"full": "fixed", "random": "dropped"}  # whose learning rate it takes
+
+
+def run(study: Study, seeds: int) -> list[Path]:
+    """Every run of the budget, runs/*.json; models whose runs are all there are not trained again."""
+    models = [(trained, rope, seed) for seed in range(seeds) for trained in TRAINED for rope in ROPES]
+    return [file for model in models for file in _run(study, *model)]
+
+
+def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
+    files = {budget: file_of(study, trained, rope, *budget, seed) for budget in BUDGETS}
+    if not all(file.is_file() for file in files.values()):
+        for budget, record in records(study, trained, rope, seed):
+            write(files[budget], record)
+        study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
+    return list(files.values())
+
+
+def file_of(study: Study, trained: str, rope: str, keep: float, policy: str, seed: int) -> Path:
+    return study.folder / "runs" / f"budget-{trained}-{rope}-{policy}-{keep:g}-{seed}.json"
+
+
+def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[Budget, dict[str, Any]]]:
+    """Train one model on the canvas arm's features and evaluate it at every budget."""
+    like = Run("budget", rope, "canvas", TUNED[trained], seed, rope == "4d")
+    rate, tuned = study.rate(like)
+    data = study.data(like.fusion, seed)
+    wall, cpu = time.perf_counter(), time.process_time()
+    recipe = replace(study.recipe(like, rate), regime=TRAINED[trained])
+    model, curve = learn(data, recipe, study.device)
+    reader = Reader(data["evaluation"], recipe, study.device)
+    found = {budget: accuracy(model, reader, *budget) for budget in BUDGETS}
+    shared = {
+        "version": VERSION,
+        **like.names,
+        "regime": trained,
+        "steps": recipe.steps,
+        "learning_rate": rate,
+        "tuned": tuned,
+        "curve": curve,
+        "theta_norms": theta_norms(model),
+        "attention": None,
+        "wall_seconds": (time.perf_counter() - wall) / len(BUDGETS),
+        "cpu_seconds": (time.process_time() - cpu) / len(BUDGETS),
+        "device": study.device,
+        "torch": torch.__version__,
+    }
+    for (keep, policy), right in found.items():
+        tokens = with_budget(recipe.config, keep, policy).tokens_per_video
+        own = {"options": {"keep": keep, "keep_policy": policy}, "visual_tokens": tokens, "accuracy": right}
+        yield (keep, policy), {**shared, **own}
+
+
+def with_budget(config: DynImgConfig, keep: float, policy: str) -> DynImgConfig:
+    return replace(config, keep=keep, keep_policy=policy)
+
+
+@torch.no_grad()
+def accuracy(model: Any, reader: Reader, keep: float, policy: str) -> dict[str, float]:
+    """Percent right per question when the language model sees the cells that the policy keeps of every DynImg."""
+    right = []
+    for rows in torch.arange(len(reader.features)).split(250):
+        features = reader.features[rows].to(reader.device).float()
+        chosen = kept_tokens(model, features, with_budget(reader.recipe.config, keep, policy))
+        logits = read(model, *taken(features, reader.coordinates, chosen))[0]
+        right.append(logits.argmax(-1).cpu() == reader.answers[rows] + OFFSETS)
+    return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
+
+
+def kept_tokens(model: Any, features: torch.Tensor, config: DynImgConfig) -> torch.Tensor:
+    """Which of a clip's tokens are kept, (n, kept), chosen by the projected cells as in a patched model."""
+    layout = DynImgLayout.from_config(config)
+    cells = model.model.multi_modal_projector(features).unflatten(1, (config.num_images, -1)).flatten(0, 1)
+    return in_row(choose_cells(cells, layout, config), len(features), layout.num_tokens)

@@ -1,0 +1,154 @@
+"""Projector and language model learn the questions from frozen features: one visual prefix, a token per question.
+
+visual tokens 0 .. 63 | q0 | q1 | ... | q7        every question sees all visual tokens and itself, at position 64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from dynimg_plugin import DynImgConfig, describe_dynimg
+from dynimg_plugin.training.parts import parameter_groups
+
+from .axis_split import AxisSplit, in_clip, install
+from .model import FIRST_ANSWER, build, scale_projector
+from .questions import QUESTIONS
+from .regimes import choose, coordinates_of, taken
+from .scenes import GROUP
+from .tower import Data
+
+BATCH, STEPS, EVERY = 64, 1200, 200
+Curve = list[dict[str, Any]]
+Show = Callable[[dict[str, Any]], None]  # gets every point of a learning curve
+OFFSETS = torch.tensor(list(FIRST_ANSWER.values()))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything of a run but its features."""
+
+    config: DynImgConfig
+    regime: str = "fixed"
+    seed: int = 0
+    learning_rate: float = 2e-3
+    theta_lr: float = 1e-2
+    axis_split: bool = False
+    steps: int = STEPS
+
+
+def questions_after(visual: int) -> tuple[Tensor, Tensor]:
+    """Position ids (1, s), and the mask (1, 1, s, s) to be added to attention scores."""
+    length = visual + len(QUESTIONS)
+    positions = torch.arange(length).clamp(max=visual)
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    seen[visual:, visual:] = torch.eye(len(QUESTIONS), dtype=torch.bool)
+    return positions[None], torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
+
+
+def read(
+    model: Any, features: Tensor, coordinates: Tensor, positions: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Any]:
+    """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned.
+
+    Args:
+        positions: (1, visual + questions), position ids with gaps; None: without.
+    """
+    core, visual = model.model, features.shape[1]
+    tokens = torch.arange(len(QUESTIONS), device=features.device)
+    asked = core.get_input_embeddings()(tokens).expand(len(features), -1, -1)
+    if isinstance(rotary := core.language_model.rotary_emb, AxisSplit):
+        rotary.coordinates = coordinates
+    in_a_row, mask = (part.to(features.device) for part in questions_after(visual))
+    output = core(
+        inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
+        attention_mask=mask,
+        position_ids=in_a_row if positions is None else positions,
+        rope4d_coords=F.pad(coordinates, (0, 0, 0, len(QUESTIONS))).to(features.device),
+        use_cache=False,
+        **options,
+    )
+    return model.lm_head(output.last_hidden_state[:, visual:]), output
+
+
+class Reader:
+    """Batches of one regime: features, coordinates, answers as tokens."""
+
+    def __init__(self, data: Data, recipe: Recipe, device: str) -> None:
+        self.features, self.answers = data
+        self.recipe, self.device = recipe, device
+        coordinates = coordinates_of(recipe.config)
+        if recipe.axis_split:
+            coordinates = in_clip(coordinates, recipe.config.num_images)
+        self.coordinates = coordinates.to(device)
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        images = self.recipe.config.num_images
+        chosen = choose(self.recipe.regime, len(rows), images, self.features.shape[1] // images, generator)
+        features, coordinates = taken(self.features[rows].to(self.device).float(), self.coordinates, chosen)
+        return features, coordinates, (self.answers[rows] + OFFSETS).to(self.device)
+
+
+def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambda point: None) -> tuple[Any, Curve]:
+    """The trained model and its learning curve on the tuning split."""
+    model = build(recipe.config, recipe.seed, device)
+    model = install(model) if recipe.axis_split else model
+    reader, tuning = Reader(data["train"], recipe, device), Reader(data["tuning"], recipe, device)
+    model.model.vision_tower.requires_grad_(False)
+    scale_projector(model, reader.features[:BATCH].to(device).float())
+    groups = parameter_groups(model, lr=recipe.learning_rate, theta_lr=recipe.theta_lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups)
+    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.steps // 20, recipe.steps)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    curve, losses = [], []
+    for step in range(1, recipe.steps + 1):
+        rows = torch.randint(len(reader.features), (BATCH,), generator=generator)
+        features, coordinates, answers = reader.batch(rows, generator)
+        loss = F.cross_entropy(read(model, features, coordinates)[0].flatten(0, 1), answers.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % EVERY == 0 or step == recipe.steps:
+            curve.append({"step": step, "loss": float(np.mean(losses[-EVERY:])), "accuracy": accuracy(model, tuning)})
+            show(curve[-1])
+    return model, curve
+
+
+@torch.no_grad()
+def accuracy(model: Any, reader: Reader) -> dict[str, float]:
+    """Percent right per question, out of the whole vocabulary; a regime's random choices are the same every time."""
+    generator, right = torch.Generator().manual_seed(0), []
+    for rows in torch.arange(len(reader.features)).split(250):
+        features, coordinates, answers = reader.batch(rows, generator)
+        right.append(read(model, features, coordinates)[0].argmax(-1) == answers)
+    return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
+
+
+@torch.no_grad()
+def attention(model: Any, reader: Reader, clips: int = 250) -> dict[str, dict[str, float]]:
+    """Shares of each question's attention to key frames, prompts and itself, mean over layers, heads and clips."""
+    generator = torch.Generator().manual_seed(0)
+    features, coordinates, _ = reader.batch(torch.arange(min(clips, len(reader.features))), generator)
+    output = read(model, features, coordinates, output_attentions=True)[1]
+    weights = torch.stack(output.attentions).mean((0, 2))[:, -len(QUESTIONS) :].cpu()  # (n, questions, s)
+    visual = features.shape[1]
+    key_time = GROUP // 2 if reader.recipe.axis_split else 0
+    prompt = ((coordinates[..., 0] - key_time) % GROUP != 0).cpu().expand(len(features), -1)[:, None]
+    parts = {"key": weights[..., :visual] * ~prompt, "prompt": weights[..., :visual] * prompt}
+    parts["text"] = weights[..., visual:]
+    shares = {name: part.sum(-1).mean(0).tolist() for name, part in parts.items()}
+    return {q: {name: share[i] for name, share in shares.items()} for i, q in enumerate(QUESTIONS)}
+
+
+def theta_norms(model: Any) -> dict[str, float] | None:
+    """Norms of theta by axis; None with 1D RoPE."""
+    return describe_dynimg(model).theta_norms or None

@@ -1,0 +1,227 @@
+"""The list of runs, most important first, and what each leaves: one JSON, which is never made twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from dynimg_plugin import DynImgConfig
+from dynimg_plugin.config import ThetaScope
+
+from .arms import config_of
+from .learning import STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
+from .records import VERSION
+from .regimes import REGIMES
+from .scenes import Clips, draw_clips
+from .tower import STEPS as TOWER_STEPS
+from .tower import encoded
+
+RATES = (1e-3, 2e-3, 4e-3)  # tried for every arm on the tuning split
+TUNING_SEED = 1000  # of the language model in these tries; the tower is seed 0's
+FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
+OTHERS = ("frames_16", "image_grid")  # ways of other papers
+PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
+THETA_RATES = (1e-2, 1e-4, 1e-3, 5e-2)  # the default first
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a round is."""
+
+    clips: int = 8000
+    tuning: int = 500
+    evaluation: int = 2000
+    tower_steps: int = TOWER_STEPS
+    steps: int = STEPS
+    rates: tuple[float, ...] = RATES
+
+
+QUICK = Scale(clips=64, tuning=16, evaluation=32, tower_steps=3, steps=3, rates=RATES[:1])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: which tower reads the clips (`fusion`), and how the language model learns."""
+
+    experiment: str
+    arm: str
+    fusion: str
+    regime: str
+    seed: int
+    rope_4d: bool = False
+    theta_lr: float = 1e-2
+    theta_scope: ThetaScope = "shared"
+    axis_split: bool = False
+
+    @property
+    def rope(self) -> str:
+        return "axis_split" if self.axis_split else "4d" if self.rope_4d else "1d"
+
+    @property
+    def line(self) -> str:
+        """The name without the seed."""
+        regime = "" if self.experiment == "fusion" else f"{self.regime}-"
+        return f"{self.experiment}-{regime}{self.arm}"
+
+    @property
+    def tuned_as(self) -> str:
+        """Runs of the same tokens in the same regime share a search for the learning rate."""
+        return f"{self.fusion}-{self.regime}-{self.rope}"
+
+    @property
+    def work(self) -> tuple[Any, ...]:
+        """What is computed: two experiments may hold the same run under two names."""
+        return self.tuned_as, self.seed, self.theta_lr, self.theta_scope
+
+    @property
+    def name(self) -> str:
+        return f"{self.line}-{self.seed}"
+
+    @property
+    def names(self) -> dict[str, Any]:
+        return {"experiment": self.experiment, "arm": self.arm, "regime": self.regime, "seed": self.seed}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        prompts = 0 if config_of(self.fusion).fusion == "none" else config_of(self.fusion).num_prompts
+        theta = {"theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
+        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta}
+
+    @property
+    def config(self) -> DynImgConfig:
+        return replace(config_of(self.fusion), rope_4d=self.rope_4d, theta_scope=self.theta_scope)
+
+
+def all_runs(seeds: int) -> Iterator[Run]:
+    """Every run of the study: seed by seed, so that a stopped study has whole seeds."""
+    for seed in range(seeds):
+        for fusion in FUSIONS:
+            yield Run("fusion", fusion, fusion, "fixed", seed)
+        for regime in REGIMES:
+            for rope in ("1d", "4d"):
+                yield Run("rope", rope, "canvas", regime, seed, rope == "4d")
+        for rate in THETA_RATES:
+            yield Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
+        for scope in get_args(ThetaScope):
+            yield Run("theta", scope, "canvas", "shuffled", seed, True, theta_scope=scope)
+        yield Run("fusion", "axis_split", "canvas", "fixed", seed, axis_split=True)
+        for other in OTHERS:
+            yield Run("fusion", other, other, "fixed", seed)
+        for prompts, fusion in PROMPTS.items():
+            yield Run("frames", prompts, fusion, "fixed", seed)
+
+
+class Study:
+    """Runs into a folder: runs/*.json, tuning/*.json, features/*.pt.
+
+    Args:
+        show: gets lines of progress.
+    """
+
+    def __init__(self, folder: Path, scale: Scale | None = None, device: str = "auto", show: Any = print) -> None:
+        self.folder, self.scale, self.show = folder, scale or Scale(), show
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    def run(self, runs: list[Run]) -> int:
+        """Make those runs that have no JSON yet; returns how many. The same work under another name is copied."""
+        missing = [run for run in runs if not self.file(run).is_file()]
+        self.show(f"{len(runs)} runs, {len(runs) - len(missing)} there already, on {self.device}")
+        done = {run.work: run for run in runs if run not in missing}
+        for number, run in enumerate(missing, 1):
+            record = {**(self.read(done[run.work]) if run.work in done else self._record(run)), **run.names}
+            write(self.file(run), record)
+            done[run.work] = run
+            found = "  ".join(f"{question} {right:.0f}" for question, right in record["accuracy"].items())
+            self.show(f"{number}/{len(missing)} {run.name}: {found}  ({record['wall_seconds']:.0f} s)")
+        return len(missing)
+
+    def read(self, run: Run) -> dict[str, Any]:
+        """The JSON of a run that is there."""
+        return json.loads(self.file(run).read_text("utf-8"))
+
+    def file(self, run: Run) -> Path:
+        return self.folder / "runs" / f"{run.name}.json"
+
+    def clips(self, seed: int) -> dict[str, Clips]:
+        """The train split differs by seed; tuning and evaluation are the same for all runs."""
+        sizes = {"train": self.scale.clips, "tuning": self.scale.tuning, "evaluation": self.scale.evaluation}
+        return {split: draw_clips(split, size, seed if split == "train" else 0) for split, size in sizes.items()}
+
+    def data(self, fusion: str, seed: int) -> Any:
+        """Features of the arm's own tower, made on first use."""
+        folder, steps = self.folder / "features", self.scale.tower_steps
+        return encoded(fusion, self.clips(seed), seed, self.device, folder, steps)
+
+    def recipe(self, run: Run, rate: float) -> Recipe:
+        return Recipe(run.config, run.regime, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps)
+
+    def rate(self, run: Run) -> tuple[float, int]:
+        """The learning rate that was best for such runs on the tuning split, and how many were tried."""
+        if len(self.scale.rates) == 1:
+            return self.scale.rates[0], 1
+        file = self.folder / "tuning" / f"{run.tuned_as}.json"
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        for rate in (rate for rate in self.scale.rates if f"{rate:g}" not in found):
+            recipe = self.recipe(replace(run, seed=TUNING_SEED), rate)
+            last = learn(self.data(run.fusion, 0), recipe, self.device, self._point)[1][-1]["accuracy"]
+            found[f"{rate:g}"] = sum(last.values()) / len(last)
+            write(file, found)
+            self.show(f"tuning {run.tuned_as}, learning rate {rate:g}: {found[f'{rate:g}']:.1f}")
+        return max(self.scale.rates, key=lambda rate: found[f"{rate:g}"]), len(found)
+
+    def _point(self, point: dict[str, Any]) -> None:
+        rights = list(point["accuracy"].values())
+        fast = point["accuracy"]["direction_fast"]
+        self.show(f"    step {point['step']}: {sum(rights) / len(rights):.1f} %, fast direction {fast:.1f} %")
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        rate, tuned = self.rate(run)
+        data = self.data(run.fusion, run.seed)
+        wall, cpu = time.perf_counter(), time.process_time()
+        recipe = self.recipe(run, rate)
+        model, curve = learn(data, recipe, self.device, self._point)
+        reader = Reader(data["evaluation"], recipe, self.device)
+        return {
+            "version": VERSION,
+            **run.names,
+            "options": run.options,
+            "visual_tokens": reader.batch(torch.arange(1), torch.Generator())[0].shape[1],
+            "steps": recipe.steps,
+            "learning_rate": rate,
+            "tuned": tuned,
+            "accuracy": accuracy(model, reader),
+            "curve": curve,
+            "theta_norms": theta_norms(model),
+            "attention": attention(model, reader),
+            "wall_seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "device": self.device,
+            "torch": torch.__version__,
+        }
+
+
+def matching(runs: Iterator[Run], pattern: str) -> list[Run]:
+    """The runs whose name fits a shell pattern, such as "fusion-*" or "rope-shuffled-?d-0".
+
+    Raises:
+        ValueError: none does.
+    """
+    runs_here = list(runs)
+    if found := [run for run in runs_here if fnmatch(run.name, pattern)]:
+        return found
+    lines = ", ".join(dict.fromkeys(run.line for run in runs_here))
+    raise ValueError(f"no run is called {pattern!r}; runs are called LINE-SEED, with lines {lines}")
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    """As JSON, at once: a killed run leaves no half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".part").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    file.with_suffix(".part").replace(file)

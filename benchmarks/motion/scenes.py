@@ -1,0 +1,130 @@
+"""Clips of 20 frames in four groups of five, drawn from a seed: a disc that drifts, one that stays, a streak, a flash.
+
+    group            0            1            2            3
+    frame        0 1 K 3 4    5 6 K 8 9    . . K . .    . . K . .       K: key frame, in the middle of its group
+    streak       . . . . .    x x . x x    . . . . .    . . . . .       around one key frame, which does not show it
+    flash        . . . . .    . . . . .    . . . . .    . . . f f       in half of the clips, before or after one
+
+Everything is drawn with numpy for many clips at once. What stands where is kept too: towers are pretrained on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from .questions import QUESTIONS
+
+SIDE, GROUPS_OF_FRAMES, GROUP = 64, 4, 5
+FRAMES = GROUPS_OF_FRAMES * GROUP
+SPLITS = ("train", "tuning", "evaluation")
+COLOURS = np.array([[220, 40, 40], [40, 190, 60], [50, 70, 230], [230, 210, 40], [210, 50, 210], [40, 210, 220]])
+PALETTE = np.concatenate([COLOURS, np.zeros((2, 3)), np.full((1, 3), 255)]).astype(np.float32)
+KINDS = len(PALETTE)  # what a tower learns to see: a disc of each colour, a level streak, an upright one, a flash
+STEPS = np.array([[0, -1], [0, 1], [-1, 0], [1, 0]], np.float32)  # (y, x) of left, right, up, down
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips without their pixels.
+
+    Attributes:
+        grey: (n,) the background. answers: (n, questions).
+        places: (n, frames, 4, 2), centres (y, x) in pixels of drifting disc, still disc, streak and flash; NaN: absent.
+        kinds: (n, 4), what each of the four is, below KINDS.
+    """
+
+    grey: np.ndarray
+    answers: np.ndarray
+    places: np.ndarray
+    kinds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.grey)
+
+    def part(self, rows: slice | np.ndarray) -> Clips:
+        return Clips(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def draw_clips(split: str, count: int, seed: int = 0) -> Clips:
+    """`count` clips of a split; another split or seed is another stream of random numbers."""
+    rng = np.random.default_rng([SPLITS.index(split), seed])
+    third, slow, fast, group, flash_group = (rng.integers(k, size=count) for k in (3, 4, 4, 4, 4))
+    half, flash = (rng.integers(2, size=count) for _ in range(2))
+    mover = rng.integers(6, size=count)
+    still = (mover + rng.integers(1, 6, size=count)) % 6
+    places = np.full((count, FRAMES, 4, 2), np.nan, np.float32)
+    there = np.stack([rng.uniform(10, 54, count), 10 + 16 * third + rng.uniform(0, 12, count)], -1)
+    places[:, :, 1] = there[:, None]
+    places[:, :, 0] = _drift(rng, slow, there)
+    crossing = _crossing(rng, fast)
+    _put(places[:, :, 2], group * GROUP, crossing[:, :2])
+    _put(places[:, :, 2], group * GROUP + 3, crossing[:, 2:])
+    at = rng.uniform(11, 53, (count, 1, 2)).repeat(2, 1)
+    _put(places[:, :, 3], flash_group * GROUP + 3 * half, np.where(flash[:, None, None], at, np.nan))
+    found = dict(direction_slow=slow, direction_fast=fast, attribute=mover, existence=flash, where=third, when=group)
+    found |= dict(side=flash * (1 + half), static=still)
+    kinds = np.stack([mover, still, 6 + fast // 2, np.full(count, 8)], -1)
+    return Clips(rng.integers(90, 131, count), np.stack([found[q] for q in QUESTIONS], -1), places, kinds)
+
+
+def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray) -> np.ndarray:
+    """A path of 24 to 36 pixels at least 14 beside the still disc: (n, frames, 2)."""
+    count = len(direction)
+    step = STEPS[direction]
+    across = np.where(step[:, 0] == 0, still[:, 0], still[:, 1])  # the still disc's place across the path
+    across = 10 + (across - 10 + 14 + rng.uniform(0, 16, count)) % 44
+    length = rng.uniform(24, 36, count)
+    middle = rng.uniform(10 + length / 2, 54 - length / 2)
+    along = middle[:, None] + length[:, None] * np.linspace(-0.5, 0.5, FRAMES) * step.sum(-1)[:, None]
+    level = (step[:, 0] == 0)[:, None]
+    return np.stack([np.where(level, across[:, None], along), np.where(level, along, across[:, None])], -1)
+
+
+def _crossing(rng: np.random.Generator, direction: np.ndarray) -> np.ndarray:
+    """Four places 12 pixels apart, but for the one of the key frame: (n, 4, 2)."""
+    step = STEPS[direction]
+    middle = np.where(step == 0, rng.uniform(13, 51, step.shape), 32 + rng.uniform(-4, 4, step.shape))
+    return middle[:, None] + step[:, None] * np.array([-24, -12, 12, 24])[:, None]
+
+
+def _put(places: np.ndarray, first: np.ndarray, pair: np.ndarray) -> None:
+    """Write (n, 2, 2) into two frames of every clip."""
+    rows = np.arange(len(places))
+    places[rows, first], places[rows, first + 1] = pair[:, 0], pair[:, 1]
+
+
+def render(clips: Clips) -> np.ndarray:
+    """(n, frames, 64, 64, 3) uint8; 5 MB per 20 clips, so ask for some hundreds at once."""
+    frames = np.broadcast_to(clips.grey[:, None, None, None, None], (len(clips), FRAMES, SIDE, SIDE, 3))
+    frames = frames.reshape(-1, SIDE, SIDE, 3).astype(np.uint8)
+    for thing, half in enumerate((8, 8, 13, 11)):
+        centres = clips.places[:, :, thing].reshape(-1, 2)
+        kind = clips.kinds[:, thing].repeat(FRAMES)
+        shown = np.flatnonzero(~np.isnan(centres[:, 0]))
+        if shown.size:
+            _stamp(frames, shown, centres[shown], kind[shown], half)
+    return frames.reshape(len(clips), FRAMES, SIDE, SIDE, 3)
+
+
+def _stamp(frames: np.ndarray, numbers: np.ndarray, centres: np.ndarray, kinds: np.ndarray, half: int) -> None:
+    """Blend one thing into each of the numbered frames, inside a box of 2 * half + 1 pixels."""
+    corner = np.clip(np.round(centres).astype(int) - half, 0, SIDE - 2 * half - 1)
+    rows, columns = (corner[:, axis, None] + np.arange(2 * half + 1) for axis in (0, 1))
+    dy = np.abs(rows - centres[:, 0, None])[:, :, None]
+    dx = np.abs(columns - centres[:, 1, None])[:, None, :]
+    index = (numbers[:, None, None], rows[:, :, None], columns[:, None, :])
+    alpha = _shape(dy, dx, kinds[:, None, None]).astype(np.float32)[..., None]
+    below = frames[index]
+    frames[index] = below + np.round(alpha * (PALETTE[kinds][:, None, None] - below)).astype(np.int16)
+
+
+def _shape(dy: np.ndarray, dx: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """How much of a pixel a thing covers: discs of radius 6, streaks of 24 x 6 with blurred ends, a flash of 9."""
+    if kinds.min() < 6:
+        return np.clip(6.5 - np.hypot(dy, dx), 0, 1)
+    if kinds.min() == 8:
+        return np.clip(9.5 - np.hypot(dy, dx), 0, 1)
+    along, across = np.where(kinds == 6, dx, dy), np.where(kinds == 6, dy, dx)
+    return np.clip(3.5 - across, 0, 1) * np.clip((12.5 - along) / 5, 0, 1)
