@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     for name, command, words in (("run", run, "make the runs"), ("check", checked, "the statistical checks")):
         one = commands.add_parser(name, help=words)
         one.set_defaults(command=command, folder=Path("motion_study" if name == "run" else "motion_check"))
-        one.add_argument("--seeds", type=int, default=5 if name == "run" else 2)
+        one.add_argument("--seeds", type=int, default=5 if name == "run" else 1)
         one.add_argument("--device", default="auto", help="auto, cpu or cuda")
         one.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; the parts are too small for more")
         one.add_argument("--quick", action="store_true", help="three steps of each kind; the figures mean nothing")
