@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=words)
         one.set_defaults(command=command, folder=Path("motion_check" if name == "check" else "motion_study"))
-        one.add_argument("--seeds", type=int, default={"run": 5, "budget": 3, "check": 2}[name])
+        one.add_argument("--seeds", type=int, default={"run": 5, "budget": 3, "check": 1}[name])
         one.add_argument("--device", default="auto", help="auto, cpu or cuda")
         one.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; the parts are too small for more")
         one.add_argument("--quick", action="store_true", help="three steps of each kind; the figures mean nothing")

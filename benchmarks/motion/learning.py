@@ -25,7 +25,7 @@ from .regimes import choose, coordinates_of, taken
 from .scenes import GROUP
 from .tower import Data
 
-BATCH, STEPS, EVERY = 64, 1200, 200
+BATCH, STEPS, EVERY = 64, 2000, 250
 Curve = list[dict[str, Any]]
 Show = Callable[[dict[str, Any]], None]  # gets every point of a learning curve
 OFFSETS = torch.tensor(list(FIRST_ANSWER.values()))
