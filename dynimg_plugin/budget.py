@@ -29,11 +29,12 @@ def choose_cells(cells: Tensor, layout: DynImgLayout, config: DynImgConfig) -> T
     """
     if config.keep_policy == "uniform":
         return torch.tensor(spread_cells(layout, config), device=cells.device).expand(len(cells), -1)
-    directions = F.normalize(cells.detach().float(), dim=-1)
-    if config.keep_policy == "motion":
-        order = _rounded(motion(directions, layout)).sort(dim=-1, descending=True, stable=True).indices
-        return order[:, : config.tokens_per_image].sort(-1).values
-    return _unlike_each_other(_rounded(1 - directions @ directions.mT), config.tokens_per_image)
+    with torch.autocast(cells.device.type, enabled=False):  # bf16 products would choose others than inference does
+        directions = F.normalize(cells.detach().float(), dim=-1)
+        if config.keep_policy == "motion":
+            order = _rounded(motion(directions, layout)).sort(dim=-1, descending=True, stable=True).indices
+            return order[:, : config.tokens_per_image].sort(-1).values
+        return _unlike_each_other(_rounded(1 - directions @ directions.mT), config.tokens_per_image)
 
 
 def spread_cells(layout: DynImgLayout, config: DynImgConfig) -> list[int]:
@@ -70,7 +71,7 @@ def _unlike_each_other(apart: Tensor, number: int) -> Tensor:
     chosen = [apart.sum(-1).argmax(-1)]
     nearest = apart[rows, chosen[0]]
     for _ in range(number - 1):
-        nearest[rows, chosen[-1]] = -1  # never again
+        nearest[rows, chosen[-1]] = -torch.inf  # never again
         chosen.append(nearest.argmax(-1))
         nearest = nearest.minimum(apart[rows, chosen[-1]])
     return torch.stack(chosen, -1).sort(-1).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from copy import deepcopy
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import RLock, local
 from types import MethodType
 from typing import Any, Self
 
@@ -46,7 +46,20 @@ class Turn:
     """A lock that a copy of the model does not share: coordinates wait on the module for one forward at a time."""
 
     def __init__(self) -> None:
-        self.lock = RLock()
+        self.lock, self.mine = RLock(), local()
+
+    def take(self) -> None:
+        self.lock.acquire()
+        self.mine.taken = self.taken + 1
+
+    def give(self) -> None:
+        self.mine.taken = self.taken - 1
+        self.lock.release()
+
+    @property
+    def taken(self) -> int:
+        """How often this thread holds it; 0 in a forward whose pre-hook failed before it took its turn."""
+        return getattr(self.mine, "taken", 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Turn:
         return Turn()
@@ -119,21 +132,20 @@ class Session:
                     args, kwargs = (), with_positions(core, given, visual, kept, self.config)
             if self.config.rope_4d:
                 coordinates = self.coordinates(core, given, explicit, times, kept)
-        self.turn.lock.acquire()
+        self.turn.take()
         self.encoded = encoded
         for module in self.rotary(core):
             module.coordinates = coordinates
         return args, kwargs
 
     def after(self, core: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Forward hook, called on errors too."""
+        """Forward hook, called on errors too: also where the pre-hook failed, while another thread has its turn."""
+        if not self.turn.taken:
+            return
         for module in self.rotary(core):
             module.coordinates = None
         self.encoded = None
-        try:
-            self.turn.lock.release()
-        except RuntimeError:  # the pre-hook itself failed, before it took its turn
-            return
+        self.turn.give()
 
     def coordinates(
         self,

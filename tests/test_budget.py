@@ -39,6 +39,17 @@ def kept(cells: torch.Tensor, keep: float, policy: str, **others) -> torch.Tenso
     return choose_cells(cells, layout, config)
 
 
+@pytest.mark.parametrize("policy", ["motion", "similarity"])
+def test_mixed_precision_chooses_what_full_precision_does(policy):
+    torch.manual_seed(0)
+    cells = torch.randn(2, 144, 1000)
+    cells[1] = cells[1, :1]  # all alike
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = kept(cells, 0.4, policy)
+    assert torch.equal(mixed, kept(cells, 0.4, policy))
+    assert all(len(set(row)) == len(row) for row in mixed.tolist())
+
+
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

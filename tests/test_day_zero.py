@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from threading import Event
 
 import pytest
 import torch
@@ -344,6 +345,29 @@ def test_threads_on_one_model_do_not_mix_their_coordinates():
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda i: forward(model, batches[i % 2]), range(8)))
     assert all(torch.equal(logits, alone[i % 2]) for i, logits in enumerate(together))
+
+
+@torch.no_grad()
+def test_a_call_that_fails_beforehand_takes_no_coordinates_from_another_threads():
+    model, processor = patched("llava_onevision")
+    sharpen(model)
+    randomise_theta(model)
+    inputs = one(processor)
+    alone, in_tower, may_go = model(**inputs).logits, Event(), Event()
+
+    def hold(*_):
+        in_tower.set()
+        assert may_go.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        hook = model.model.vision_tower.register_forward_hook(hold)
+        held = pool.submit(forward, model, inputs)
+        assert in_tower.wait(60)
+        with pytest.raises(ValueError, match="takes no dynimg_times"):
+            model(**inputs, dynimg_times=torch.zeros(1, 4, 5))
+        may_go.set()
+        assert torch.equal(held.result(), alone)
+    hook.remove()
 
 
 def forward(model, inputs):

@@ -16,6 +16,7 @@ from dynimg_plugin import DynImgConfig, describe_dynimg, remove_dynimg
 from dynimg_plugin.coordinates import CoordinateTable
 from dynimg_plugin.layout import DynImgLayout
 from dynimg_plugin.patches.llava_native import apply_dynimg, dynimg_pixels, llava_shims
+from dynimg_plugin.patches.llava_native import compat as native_compat
 from dynimg_plugin.patches.llava_native.compat import MOVED
 from dynimg_plugin.pooling import pool_tokens
 from dynimg_plugin.session import encode_dynimgs
@@ -278,6 +279,16 @@ def test_positions_that_loading_left_as_garbage_are_counted_anew(plain, pixels):
         assert [name.rpartition(".")[2] for name in mended] == ["embeddings"]
         assert shims.mend_positions(plain) == []
     assert torch.equal(plain.encode_images(pixels[0]), before)
+
+
+def test_an_import_that_fails_in_its_own_way_takes_everything_back(monkeypatch):
+    def broken(name):
+        raise AttributeError(f"{name} wants what is gone")
+
+    monkeypatch.setattr(native_compat, "import_module", broken)
+    with pytest.raises(AttributeError, match="wants what is gone"):
+        llava_shims()
+    assert not any(hasattr(modeling_utils, name) for name in MOVED)
 
 
 def test_without_the_package_the_way_to_get_it_is_named(monkeypatch):

@@ -10,10 +10,10 @@ import torch
 from modelling import patched
 from PIL import Image
 from torch.utils.data import DataLoader
-from trainings import talk, write_rows
+from trainings import quick, talk, write_rows
 
-from dynimg_plugin import DynImgConfig
-from dynimg_plugin.tiny import build_tiny
+from dynimg_plugin import DynImgConfig, DynImgProcessor
+from dynimg_plugin.tiny import build_tiny, write_tiny
 from dynimg_plugin.training import DynImgCollator, DynImgDataset, TooManyBroken
 from dynimg_plugin.training.chat import training_text
 from dynimg_plugin.training.collator import IGNORED
@@ -215,6 +215,26 @@ def test_above_the_allowed_share_it_stops_with_the_list(root, tmp_path, processo
     dataset = broken_set(root, tmp_path, processor, max_broken=0.05)
     with pytest.raises(TooManyBroken, match=r"2 of 20 rows cannot be read(.|\n)*16_empty.mp4(.|\n)*18_noise.mp4"):
         list(DataLoader(dataset, batch_size=5, num_workers=1, collate_fn=list))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_kept_is_composed_once_also_in_workers(root, tmp_path, monkeypatch, workers):
+    log, compose = tmp_path / "log", DynImgProcessor.compose
+    log.touch()
+
+    def logged(self, video, **options):
+        with log.open("a") as file:
+            file.write(f"{video}\n")
+        return compose(self, video, **options)
+
+    monkeypatch.setattr(DynImgProcessor, "compose", logged)
+    data = write_rows(tmp_path / "rows.json", [talk("a", id=str(i), video="a.mp4") for i in range(4)])
+    base = write_tiny("llava_onevision", tmp_path / "base")
+    options = {"data": str(data), "data_root": str(root), "keep_composed": True, "dataloader_num_workers": workers}
+    with pytest.raises(ValueError, match="set random_prompts=false beside it"):
+        quick(base, tmp_path / "out", **options)
+    quick(base, tmp_path / "out", **options, random_prompts=False, max_steps=6)  # three epochs
+    assert len(log.read_text().splitlines()) == 1
 
 
 def draws(dataset, workers):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from dynimg_plugin.processing import DynImgProcessor
 from dynimg_plugin.training.chat import Span, training_text
 
 IGNORED = -100
-KEPT = 20_000  # conversations, some 5 KB each
 
 
 @dataclass
@@ -32,24 +30,14 @@ class DynImgCollator:
     processor: DynImgProcessor
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
-    _texts: dict[str, tuple[str, list[Span]]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """(b) samples -> input_ids, attention_mask, labels (b, s), pixel_values and what else the processor makes."""
-        texts, spans = zip(*(self._text(sample["messages"]) for sample in samples), strict=True)
+        texts, spans = zip(*(training_text(self.processor, sample["messages"]) for sample in samples), strict=True)
         batch = dict(self._inputs(list(texts), samples))
         rows = zip(batch["input_ids"], batch["attention_mask"], texts, spans, strict=True)
         batch["labels"] = torch.stack([self._labels(*row) for row in rows])
         return batch
-
-    def _text(self, messages: list[dict[str, Any]]) -> tuple[str, list[Span]]:
-        """training_text(), which renders the chat template twice per answer, kept for the next epochs."""
-        key = json.dumps(messages)
-        if key not in self._texts:
-            if len(self._texts) == KEPT:
-                self._texts.clear()
-            self._texts[key] = training_text(self.processor, messages)
-        return self._texts[key]
 
     def _inputs(self, texts: list[str], samples: list[dict[str, Any]]) -> Any:
         padding: dict[str, Any] = {

@@ -83,7 +83,8 @@ class TrainConfig:
             slots, the slot embedding of fusion=tokens (learning_rate applies); what the model lacks is left out.
         theta_lr: learning rate of theta, absolute, whatever learning_rate is. Weight decay never applies to theta.
         random_prompts: draw prompt frames at random, anew in every epoch (paper); otherwise as in evaluation.
-        keep_composed: read every video once and keep its DynImgs in memory, for small sets; not with random_prompts.
+        keep_composed: read every video once and keep its DynImgs in memory, for small sets; each worker keeps its own,
+            and workers then live on between epochs. Only with random_prompts=false.
         max_broken: share of rows whose video cannot be read that is tolerated.
         max_length: longest sequence in tokens, None for no limit; longer rows lose the end of their answer.
         video_timeout: seconds that reading one video may take.
@@ -132,6 +133,8 @@ class TrainConfig:
             raise ValueError("nothing would be trained: give lora_r > 0 or train_parts")
         if self.lora_r and "language_model" in self.train_parts:
             raise ValueError("lora_r and train_parts=language_model exclude each other; set lora_r=0 for full training")
+        if self.keep_composed and self.random_prompts:
+            raise ValueError("keep_composed=true keeps one choice of prompt frames; set random_prompts=false beside it")
         if not 0 <= self.max_broken < 1:
             raise ValueError(f"max_broken={self.max_broken} is no share; allowed: from 0 to below 1")
 

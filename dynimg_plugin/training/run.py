@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> TrainResult:
     model, processor = build_model(config, arguments)
     dataset = _dataset(config.data, config, processor, arguments.seed)
     _fit_to_kinds(arguments, dataset.kinds)
+    if config.keep_composed and arguments.dataloader_num_workers:
+        arguments.dataloader_persistent_workers = True  # else what they keep ends with the epoch
     unseen = _dataset(config.eval_data, config, processor, None, "broken_eval_rows.jsonl") if config.eval_data else None
     trainer = _trainer(config, arguments, model, processor, dataset, unseen)
     if trainer.is_fsdp_enabled and arguments.world_size > 1 and "text" in dataset.kinds and len(dataset.kinds) > 1:
