@@ -19,6 +19,11 @@ NEWER_ARGUMENTS = {  # of TrainingArguments, and what they were called
 BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # fields of their own before there were rope_parameters
 
 
+def reads_newest_checkpoints() -> bool:
+    """transformers 4 knows neither the tokenizer class nor the names of weights that 5 writes."""
+    return hasattr(transformers, "TokenizersBackend")
+
+
 def takes_outputs(core_class: type) -> bool:
     """Whether the class takes outputs with a `pooler_output` from its feature methods; older ones take it bare."""
     forward: Any = inspect.unwrap(getattr(core_class, "forward"))  # noqa: B009 (mypy: not every class has one)

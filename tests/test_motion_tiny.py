@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 
+from dynimg_plugin import demo
 from dynimg_plugin.demo import ARMS, MOTION_TINY, answer, arm_accuracies, run, table
 from dynimg_plugin.eval_tasks.motion_qa.dataset import clip_path, rows
 from dynimg_plugin.eval_tasks.motion_qa.questions import open_prompt
@@ -23,7 +25,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def figures(models):
-    return {arm: arm_accuracies(*models[arm], limit=120) for arm in ("key_frames", "dynimg")}
+    return {arm: arm_accuracies(*models[arm], limit=120) for arm in ARMS}
 
 
 def test_every_arm_loads_with_its_own_config(models):
@@ -52,10 +54,37 @@ def test_its_tokenizer_keeps_any_text(models):
 
 def test_the_held_out_figures_are_within_their_bounds(figures):
     keys, ours = figures["key_frames"], figures["dynimg"]
-    assert min(keys["accuracy_key_frames"], ours["accuracy_key_frames"]) >= 85
-    assert ours["accuracy_direction_fast"] >= 75
+    assert min(of["accuracy_key_frames"] for of in figures.values()) >= 85
+    assert min(figures[arm]["accuracy_direction_fast"] for arm in ("dynimg", "dynimg_4d_rope")) >= 75
     assert keys["accuracy_direction_fast"] <= 45  # a guess is right in 25, key frames tell nothing
     assert ours["accuracy_between"] >= keys["accuracy_between"] + 15
+
+
+@torch.no_grad()
+def test_theta_was_learned_and_matters(models, tmp_path):
+    model, processor = deepcopy(models["dynimg_4d_rope"][0]), models["dynimg_4d_rope"][1]
+    row = rows("held_out", 1)[0]
+    inputs = processor(text=open_prompt(row), videos=[clip_path(row, tmp_path)], return_tensors="pt")
+    trained = model(**inputs).logits
+    for name, weight in model.named_parameters():
+        if ".theta_" in name:
+            weight.zero_()
+    assert (model(**inputs).logits - trained).abs().max() > 0.1
+
+
+def test_a_base_made_otherwise_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "motion_tiny")
+    import make
+
+    (tmp_path / make.MADE).write_text('{"clips": 2, "steps": [1, 1, 1], "seed": 0}')
+    with pytest.raises(ValueError, match="'seed': 1}; give another folder or remove it"):
+        make.make_base(tmp_path, [(0, tmp_path), (1, tmp_path)], steps=(1, 1, 1), seed=1)
+
+
+def test_transformers_4_is_told_what_the_demo_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "reads_newest_checkpoints", lambda: False)
+    with pytest.raises(ValueError, match="saved by transformers 5"):
+        run(None, tmp_path, 1)
 
 
 def test_it_answers_about_a_real_file(models, tmp_path):

@@ -28,12 +28,14 @@ clips of `motion_qa`: coloured shapes that move, rush through, blink and light u
 | `dynimg` | the same key frames, each with its row of four prompt frames, 1D RoPE |
 | `dynimg_4d_rope` | as `dynimg`, with 4D RoPE |
 
-All three read {tokens} visual tokens per video, start from one pretrained checkpoint and were trained alike.
+All three read {tokens} visual tokens per video, start from one pretrained checkpoint and were then trained for the same
+steps on the same clips. They need transformers 5.
 
 ```python
 from dynimg_plugin import load
+from dynimg_plugin.demo import MOTION_TINY
 
-model, processor = load("dynimg-motion-tiny/dynimg_4d_rope")
+model, processor = load(MOTION_TINY / "dynimg_4d_rope")
 ```
 
 ## Figures
@@ -44,12 +46,13 @@ Accuracy in percent on the held-out split of `motion_qa_open` ({rows} questions 
 {table}
 ```
 
-Counting appearances and the order of lights were not learned: those figures are a guess's.
+A direction, a count or an order is guessed right in 25 of 100. The lines about fast direction, count, order and
+existence rest on 36 questions each, so that one answer is 2.8 points.
 
 ## How it was made
 
-`{command}`, seed {seed}, {cpu:.0f} CPU minutes, drawing included
-(torch {torch}, transformers {transformers}, Python {python}).
+`python examples/motion_tiny/make.py OUTPUT` with {options};
+{cpu:.0f} CPU minutes, drawing included (torch {torch}, transformers {transformers}, Python {python}).
 
 1. {clips:,} clips of the training split are drawn into mp4 files.
 2. A SigLIP tower (16 x 16 patches of 8 px, 3 layers of 64) learns what lies in each patch and pooled cell of single
@@ -58,13 +61,13 @@ Counting appearances and the order of lights were not learned: those figures are
    reader also asks its last layer's input where each object goes.
 4. `dynimg train examples/motion_tiny/train.yaml`, once per arm: language model, projector and theta.
 
-Steps 2 and 3 show it key frames alone in one batch out of three, so that the arm without prompts is no stranger to
-what it gets.
+Steps 2 and 3 show it key frames alone in one batch out of three and DynImgs in two, so that the arm without prompts is
+no stranger to what it gets; it has seen half as many of them.
 """
 
 
 def card(figures: Mapping[str, Mapping[str, float]], **facts: object) -> str:
-    """The README.md; `facts` are weights, tokens, rows, command, seed, cpu (minutes) and clips."""
+    """The README.md; `facts` are weights, tokens, rows, options, cpu (minutes) and clips."""
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

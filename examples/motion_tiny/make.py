@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from dynimg_plugin.training import read_config, train
 
 HERE = Path(__file__).parent
 FIGURES = "figures.json"  # of an arm on the held-out split
+UNCHANGING = ("output", "workers", "arms")  # options that do not change what is made
+MADE = "made.json"  # what a finished base was made with
 
 
 def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, int, int], seed: int) -> Path:
@@ -36,8 +37,14 @@ def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, 
 
     Args:
         steps: of the tower on pictures, of the language model on pictures, of the language model on clips.
+
+    Raises:
+        ValueError: another one is there already.
     """
-    if (folder / "config.json").exists():
+    made, wanted = folder / MADE, {"clips": len(clips), "steps": list(steps), "seed": seed}
+    if made.exists():
+        if (found := json.loads(made.read_text("utf-8"))) != wanted:
+            raise ValueError(f"{folder} was made with {found}, asked for {wanted}; give another folder or remove it")
         return folder
     model, processor = build_base(seed)
     keys, dynimgs = (compose_all(DynImgProcessor(processor, ARMS[arm]), clips) for arm in ("key_frames", "dynimg"))
@@ -50,6 +57,7 @@ def make_base(folder: Path, clips: list[tuple[int, Path]], *, steps: tuple[int, 
     language.teach(ClipLesson, steps=steps[2], seed=seed, lr=3e-3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    made.write_text(json.dumps(wanted) + "\n", "utf-8")  # last: a base without it is unfinished
     return folder
 
 
@@ -68,7 +76,7 @@ def make_arm(arm: str, base: Path, data: Path, output: Path, *, seed: int, chang
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "output", type=Path, help="folder for clips, base and one checkpoint per arm; what is there stays"
+        "output", type=Path, help="folder for clips, base and one checkpoint per arm; clips and base are kept"
     )
     parser.add_argument("--seed", type=int, default=0, help="of all weights, orders and batches")
     parser.add_argument("--clips", type=int, default=2500, help="of the training split")
@@ -109,8 +117,7 @@ def _card(given: argparse.Namespace, figures: dict[str, dict[str, float]]) -> st
         weights=model.num_parameters(),
         tokens=processor.config.tokens_per_video,
         rows=len(rows("held_out", STORED_CLIPS)),
-        command=" ".join(["python examples/motion_tiny/make.py OUTPUT", *sys.argv[2:]]),
-        seed=given.seed,
+        options=", ".join(f"{name}={value}" for name, value in vars(given).items() if name not in UNCHANGING),
         cpu=_cpu_minutes(),
         clips=given.clips,
     )
