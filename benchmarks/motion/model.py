@@ -56,11 +56,8 @@ def build(config: DynImgConfig, seed: int, device: str = "cpu") -> Any:
 
 @torch.no_grad()
 def _start(model: Any) -> None:
-    """Keys start as copies of queries, which helps look-ups; the projector as an ordinary pair of linear layers."""
-    decoder = model.model.language_model
-    for layer in decoder.layers:
-        layer.self_attn.k_proj.load_state_dict(layer.self_attn.q_proj.state_dict())
-    decoder.embed_tokens.weight.normal_()
+    """Question tokens as large as visual ones; the projector as an ordinary pair of linear layers."""
+    model.model.language_model.embed_tokens.weight.normal_()
     projector = model.model.multi_modal_projector
     projector.linear_1.reset_parameters()
     projector.linear_2.reset_parameters()
