@@ -77,7 +77,7 @@ def apply_dynimg(model: Any, config: DynImgConfig | None = None, *, implementati
     Then `images` of forward() and generate() may be DynImgs: (rows, DynImgs, 3, H, W) without image_sizes, of the rows
     that hold image tokens, or of all rows. A row's DynImgs are shared out evenly among its image tokens: all four for
     one, or one for each of four. Other images go the package's own way. remove_dynimg() and describe_dynimg() serve
-    these models too.
+    these models too. Call such a model from one thread: its preparation and its decoder share what was prepared last.
 
     Raises:
         TypeError: it is a peft model.
