@@ -6,6 +6,7 @@ visual tokens 0 .. 63 | q0 | q1 | ... | q7        every question sees all visual
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 from dynimg_plugin import DynImgConfig, describe_dynimg
 from dynimg_plugin.training.parts import parameter_groups
 
+from . import last_layer
 from .axis_split import AxisSplit, in_clip, install
 from .model import FIRST_ANSWER, build, scale_projector
 from .questions import QUESTIONS
@@ -54,12 +56,13 @@ def questions_after(visual: int) -> tuple[Tensor, Tensor]:
 
 
 def read(
-    model: Any, features: Tensor, coordinates: Tensor, positions: Tensor | None = None, **options: Any
+    model: Any, features: Tensor, coordinates: Tensor, positions: Tensor | None = None, whole: bool = False
 ) -> tuple[Tensor, Any]:
     """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned.
 
     Args:
         positions: (1, visual + questions), position ids with gaps; None: without.
+        whole: compute the last layer for all tokens, and return attentions.
     """
     core, visual = model.model, features.shape[1]
     tokens = torch.arange(len(QUESTIONS), device=features.device)
@@ -67,15 +70,16 @@ def read(
     if isinstance(rotary := core.language_model.rotary_emb, AxisSplit):
         rotary.coordinates = coordinates
     in_a_row, mask = (part.to(features.device) for part in questions_after(visual))
-    output = core(
-        inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
-        attention_mask=mask,
-        position_ids=in_a_row if positions is None else positions,
-        rope4d_coords=F.pad(coordinates, (0, 0, 0, len(QUESTIONS))).to(features.device),
-        use_cache=False,
-        **options,
-    )
-    return model.lm_head(output.last_hidden_state[:, visual:]), output
+    with nullcontext() if whole else last_layer.only(model, len(QUESTIONS)):
+        output = core(
+            inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
+            attention_mask=mask,
+            position_ids=in_a_row if positions is None else positions,
+            rope4d_coords=F.pad(coordinates, (0, 0, 0, len(QUESTIONS))).to(features.device),
+            use_cache=False,
+            output_attentions=whole,
+        )
+    return model.lm_head(output.last_hidden_state[:, -len(QUESTIONS) :]), output
 
 
 class Reader:
@@ -138,7 +142,7 @@ def attention(model: Any, reader: Reader, clips: int = 250) -> dict[str, dict[st
     """Shares of each question's attention to key frames, prompts and itself, mean over layers, heads and clips."""
     generator = torch.Generator().manual_seed(0)
     features, coordinates, _ = reader.batch(torch.arange(min(clips, len(reader.features))), generator)
-    output = read(model, features, coordinates, output_attentions=True)[1]
+    output = read(model, features, coordinates, whole=True)[1]
     weights = torch.stack(output.attentions).mean((0, 2))[:, -len(QUESTIONS) :].cpu()  # (n, questions, s)
     visual = features.shape[1]
     key_time = GROUP // 2 if reader.recipe.axis_split else 0

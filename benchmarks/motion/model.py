@@ -51,7 +51,7 @@ def build(config: DynImgConfig, seed: int, device: str = "cpu") -> Any:
         torch.manual_seed(seed)
         model = LlavaOnevisionForConditionalGeneration(whole)
         _start(model)
-    return apply_dynimg(model, config).to(device)
+    return apply_dynimg(model, config, implementation="reference").to(device)
 
 
 @torch.no_grad()

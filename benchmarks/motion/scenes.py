@@ -97,8 +97,8 @@ def _put(places: np.ndarray, first: np.ndarray, pair: np.ndarray) -> None:
 
 def render(clips: Clips) -> np.ndarray:
     """(n, frames, 64, 64, 3) uint8; 5 MB per 20 clips, so ask for some hundreds at once."""
-    frames = np.broadcast_to(clips.grey[:, None, None, None, None], (len(clips), FRAMES, SIDE, SIDE, 3))
-    frames = frames.reshape(-1, SIDE, SIDE, 3).astype(np.uint8)
+    grey = clips.grey.astype(np.uint8)[:, None, None, None, None]
+    frames = np.broadcast_to(grey, (len(clips), FRAMES, SIDE, SIDE, 3)).reshape(-1, SIDE, SIDE, 3)
     for thing, half in enumerate((8, 8, 13, 11)):
         centres = clips.places[:, :, thing].reshape(-1, 2)
         kind = clips.kinds[:, thing].repeat(FRAMES)
