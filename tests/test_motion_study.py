@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from benchmarks.motion.runs import QUICK, Run, Study, all_runs, matching
 from benchmarks.motion.scenes import FRAMES, SPLITS, draw_clips, render
 from benchmarks.motion.tower import encode, labels
 from dynimg_plugin import compose
+from dynimg_plugin.config import ThetaScope
+from dynimg_plugin.rope import DynImgRotaryEmbedding
 
 CANVAS = config_of("canvas")
 QUIET = {"device": "cpu", "show": lambda line: None}
@@ -186,6 +189,27 @@ def test_4d_rope_is_1d_rope_at_theta_0_bit_for_bit(regime, pair):
         rotary.theta_t.data.zero_()
 
 
+@pytest.mark.parametrize("rope", ["1d", "shared", "per_layer", "axis_split"])
+def test_the_last_layer_is_the_same_for_the_questions_alone(rope):
+    scope = {"theta_scope": rope} if rope in get_args(ThetaScope) else {}
+    model = build(replace(CANVAS, rope_4d=bool(scope), **scope), 3)
+    coordinates = coordinates_of(CANVAS)
+    if rope == "axis_split":
+        install(model)
+        coordinates = in_clip(coordinates, 4)
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(rotary := model.model.language_model.rotary_emb, DynImgRotaryEmbedding):
+        for theta in rotary.thetas:
+            theta.data.normal_(generator=generator)
+    features = torch.randn(5, 64, 64, generator=generator)
+    parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.layers.parameters()]
+    found = []
+    for whole in (False, True):
+        logits = read(model, features, coordinates[None], whole=whole)[0]
+        found.append([logits, *torch.autograd.grad(logits.square().mean(), parameters)])
+    assert all(torch.allclose(asked, all_of_it, rtol=1e-4, atol=1e-6) for asked, all_of_it in zip(*found, strict=True))
+
+
 def test_axis_split_turns_each_frequency_with_one_axis_alone():
     rotary = install(build(CANVAS, 0)).model.language_model.rotary_emb
     rotary.coordinates = in_clip(coordinates_of(CANVAS), 4)[None]
@@ -306,19 +330,23 @@ def test_the_same_seed_learns_the_same_and_every_seed_and_regime_something_else(
     assert not torch.equal(logits(replace(recipe, regime="fixed")), once)
 
 
-def test_each_learning_rate_is_tried_once_and_the_best_on_the_tuning_split_is_taken(study, monkeypatch):
+def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_is_taken(study, monkeypatch):
     study = Study(study[0].folder, replace(QUICK, rates=(1e-3, 2e-3, 4e-3)), **QUIET)
-    tried = []
+    learned = []
 
-    def pretend(data: object, recipe: Recipe, device: str, show: object):
-        assert recipe.seed == 1000
-        tried.append(recipe.learning_rate)
-        return None, [{"accuracy": dict.fromkeys(QUESTIONS, 50 - abs(recipe.learning_rate - 2e-3))}]
+    def pretend(run: Run, rate: float):
+        learned.append((run.name, rate))
+        right = dict.fromkeys(QUESTIONS, 50 - abs(rate - 2e-3))
+        return {**run.names, "curve": [{"accuracy": right}], "accuracy": right, "wall_seconds": 0, "tuned": 1}
 
-    monkeypatch.setattr("benchmarks.motion.runs.learn", pretend)
-    run = Run("fusion", "canvas", "canvas", "fixed", 0)
-    assert [study.rate(run), study.rate(replace(run, seed=4))] == [(2e-3, 3)] * 2
-    assert tried == [1e-3, 2e-3, 4e-3]
+    monkeypatch.setattr(study, "_learned", pretend)
+    runs = [run for run in all_runs(2) if run.name in ("rope-dropped-4d-1", "frames-fixed-4-0", "rope-fixed-1d-1")]
+    assert study.run(runs) == 3
+    tried = [("fusion-canvas-0", rate) for rate in (1e-3, 2e-3, 4e-3)]
+    assert learned == [*tried, ("rope-fixed-1d-1", 2e-3), ("rope-dropped-4d-1", 2e-3)]
+    assert {study.read(run)["tuned"] for run in runs} == {3}
+    split = Run("fusion", "axis_split", "canvas", "fixed", 4, axis_split=True)
+    assert split.tuned_on == replace(split, seed=0)
 
 
 def test_1d_rope_has_no_theta_norms(pair):

@@ -27,7 +27,7 @@ import torch
 
 from . import budget
 from .checks import as_json, check
-from .runs import QUICK, Scale, Study, all_runs, matching
+from .runs import QUICK, RATES, Scale, Study, all_runs, matching
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,8 +84,8 @@ def reported(options: argparse.Namespace, folder: Path) -> int:
 
 
 def checked(options: argparse.Namespace, folder: Path) -> int:
-    """Without a search for learning rates."""
-    scale = QUICK if options.quick else replace(Scale(), rates=(2e-3,))
+    """At one learning rate, without a search."""
+    scale = QUICK if options.quick else replace(Scale(), rates=RATES[-1:])
     study = Study(folder, scale, options.device, partial(print, flush=True))
     findings = list(check(study, 1 if options.quick else options.seeds))
     print(*findings, sep="\n")

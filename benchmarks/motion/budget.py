@@ -4,8 +4,7 @@
     random    the number of tokens kept of a DynImg is drawn anew at every step of training, and which ones too
 
 One model per RoPE, way of training and seed is evaluated at every budget. Each of its runs is written down with an
-equal part of the time that the model took, so that sums over runs are right. Learning rates are those that were tuned
-for the regimes fixed (full) and dropped (random).
+equal part of the time that the model took, so that sums over runs are right. The learning rate is the canvas arm's.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ POLICIES = ("motion", "similarity", "uniform")
 BUDGETS = [(keep, policy) for keep in KEEPS for policy in POLICIES]
 ROPES = ("1d", "4d")
 TRAINED = {"full": "fixed", "random": RANDOM}  # how the model was trained -> the regime of its visual tokens
-TUNED = {"full": "fixed", "random": "dropped"}  # whose learning rate it takes
 
 
 def run(study: Study, seeds: int) -> list[Path]:
@@ -58,11 +56,11 @@ def file_of(study: Study, trained: str, rope: str, keep: float, policy: str, see
 
 def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[Budget, dict[str, Any]]]:
     """Train one model on the canvas arm's features and evaluate it at every budget."""
-    like = Run("budget", rope, "canvas", TUNED[trained], seed, rope == "4d")
+    like = Run("budget", rope, "canvas", TRAINED[trained], seed, rope == "4d")
     rate, tuned = study.rate(like)
     data = study.data(like.fusion, seed)
     wall, cpu = time.perf_counter(), time.process_time()
-    recipe = replace(study.recipe(like, rate), regime=TRAINED[trained])
+    recipe = study.recipe(like, rate)
     model, curve = learn(data, recipe, study.device)
     reader = Reader(data["evaluation"], recipe, study.device)
     found = {budget: accuracy(model, reader, *budget) for budget in BUDGETS}

@@ -23,8 +23,7 @@ from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
 
-RATES = (2e-3, 4e-3)  # tried for every arm on the tuning split; 1e-3 was far behind in a pilot on the canvas
-TUNING_SEED = 1000  # of the language model in these tries; the tower is seed 0's
+RATES = (4e-3, 8e-3)  # tried for every arm on the tuning split; 1e-3 and 2e-3 were far behind in pilots on the canvas
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
 OTHERS = ("frames_16", "image_grid")  # ways of other papers
 PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
@@ -71,14 +70,16 @@ class Run:
         return f"{self.experiment}-{regime}{self.arm}"
 
     @property
-    def tuned_as(self) -> str:
-        """Runs of the same tokens in the same regime share a search for the learning rate."""
-        return f"{self.fusion}-{self.regime}-{self.rope}"
+    def tuned_on(self) -> Run:
+        """The run that is tried with every learning rate, for all runs of the same tower: 1D RoPE, all tokens, seed 0."""
+        return Run(
+            "fusion", self.arm if self.axis_split else self.fusion, self.fusion, "fixed", 0, axis_split=self.axis_split
+        )
 
     @property
     def work(self) -> tuple[Any, ...]:
         """What is computed: two experiments may hold the same run under two names."""
-        return self.tuned_as, self.seed, self.theta_lr, self.theta_scope
+        return self.fusion, self.regime, self.rope, self.seed, self.theta_lr, self.theta_scope
 
     @property
     def name(self) -> str:
@@ -164,17 +165,22 @@ class Study:
 
     def rate(self, run: Run) -> tuple[float, int]:
         """The learning rate that was best for such runs on the tuning split, and how many were tried."""
-        if len(self.scale.rates) == 1:
-            return self.scale.rates[0], 1
-        file = self.folder / "tuning" / f"{run.tuned_as}.json"
-        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        for rate in (rate for rate in self.scale.rates if f"{rate:g}" not in found):
-            recipe = self.recipe(replace(run, seed=TUNING_SEED), rate)
-            last = learn(self.data(run.fusion, 0), recipe, self.device, self._point)[1][-1]["accuracy"]
-            found[f"{rate:g}"] = sum(last.values()) / len(last)
-            write(file, found)
-            self.show(f"tuning {run.tuned_as}, learning rate {rate:g}: {found[f'{rate:g}']:.1f}")
-        return max(self.scale.rates, key=lambda rate: found[f"{rate:g}"]), len(found)
+        rates = self.scale.rates
+        if len(rates) == 1:
+            return rates[0], 1
+        return max(rates, key=lambda rate: self._on_tuning_split(run.tuned_on, rate)), len(rates)
+
+    def _on_tuning_split(self, run: Run, rate: float) -> float:
+        last = self._with_rate(run, rate)["curve"][-1]["accuracy"]
+        return sum(last.values()) / len(last)
+
+    def _with_rate(self, run: Run, rate: float) -> dict[str, Any]:
+        """A run whose learning rate is searched for, at one of them: tuning/*.json, made on first use."""
+        file = self.folder / "tuning" / f"{run.line}-{rate:g}.json"
+        if not file.is_file():
+            self.show(f"{run.line} with learning rate {rate:g}")
+            write(file, self._learned(run, rate))
+        return json.loads(file.read_text("utf-8"))
 
     def _point(self, point: dict[str, Any]) -> None:
         rights = list(point["accuracy"].values())
@@ -183,6 +189,10 @@ class Study:
 
     def _record(self, run: Run) -> dict[str, Any]:
         rate, tuned = self.rate(run)
+        searched = tuned > 1 and run.work == run.tuned_on.work
+        return {**(self._with_rate(run.tuned_on, rate) if searched else self._learned(run, rate)), "tuned": tuned}
+
+    def _learned(self, run: Run, rate: float) -> dict[str, Any]:
         data = self.data(run.fusion, run.seed)
         wall, cpu = time.perf_counter(), time.process_time()
         recipe = self.recipe(run, rate)
@@ -195,7 +205,7 @@ class Study:
             "visual_tokens": reader.batch(torch.arange(1), torch.Generator())[0].shape[1],
             "steps": recipe.steps,
             "learning_rate": rate,
-            "tuned": tuned,
+            "tuned": 1,
             "accuracy": accuracy(model, reader),
             "curve": curve,
             "theta_norms": theta_norms(model),
