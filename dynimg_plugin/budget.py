@@ -25,42 +25,50 @@ PLASTIC = 1.32471795724474602596  # its powers spread points over a square as th
 def choose_cells(cells: Tensor, layout: DynImgLayout, config: DynImgConfig) -> Tensor:
     """Which cells of every DynImg are kept: features (n, cells, c) -> indices (n, kept), ascending.
 
-    No randomness; among cells that are equally good the first ones are kept.
+    No randomness; of cells that move equally, those are kept that "uniform" would keep.
     """
     if config.keep_policy == "uniform":
         return torch.tensor(spread_cells(layout, config), device=cells.device).expand(len(cells), -1)
     with torch.autocast(cells.device.type, enabled=False):  # bf16 products would choose others than inference does
         directions = F.normalize(cells.detach().float(), dim=-1)
         if config.keep_policy == "motion":
-            order = _rounded(motion(directions, layout)).sort(dim=-1, descending=True, stable=True).indices
-            return order[:, : config.tokens_per_image].sort(-1).values
+            spread = torch.tensor(spread_order(layout), device=cells.device)
+            scores = _rounded(motion(directions, layout))[:, spread]
+            ranks = scores.sort(dim=-1, descending=True, stable=True).indices[:, : config.tokens_per_image]
+            return spread[ranks].sort(-1).values
         return _unlike_each_other(_rounded(1 - directions @ directions.mT), config.tokens_per_image)
 
 
 def spread_cells(layout: DynImgLayout, config: DynImgConfig) -> list[int]:
     """Evenly spread over rows and columns, the same in every DynImg; a smaller budget keeps some of a larger one's."""
+    return sorted(spread_order(layout)[: config.tokens_per_image])
+
+
+def spread_order(layout: DynImgLayout) -> list[int]:
+    """All cells, in such an order that as many as one likes of the first ones are evenly spread."""
     places = [divmod(cell, layout.pooled) for cell in range(layout.num_tokens)]
     ranks = [(row / PLASTIC + column / PLASTIC**2) % 1 for row, column in places]
-    return sorted(sorted(range(layout.num_tokens), key=ranks.__getitem__)[: config.tokens_per_image])
+    return sorted(range(layout.num_tokens), key=ranks.__getitem__)
 
 
 def motion(directions: Tensor, layout: DynImgLayout) -> Tensor:
     """How far prompts and key frame differ at each cell's place: unit features (n, cells, c) -> (n, cells), 0 to 2.
 
     A prompt's cell is compared with the mean of the key frame's cells at its place; a key frame's cell counts for as
-    much as the prompt that differs most there. Our choice.
+    much as the prompt that differs least there, for then that prompt repeats it. Our choice: in the miniature study the
+    mean and the largest difference kept key frames' cells in the place of prompts'.
     """
     maps = directions.mT.unflatten(-1, (layout.pooled, layout.pooled))  # (n, c, h, w)
     key, *prompts = (region.cells for region in layout.regions)
     shown = maps[..., key.rows, key.columns]
     scores = maps.new_zeros(len(maps), layout.pooled, layout.pooled)
-    most = scores[:, key.rows, key.columns]
+    least = torch.full_like(scores[:, key.rows, key.columns], torch.inf)
     for prompt in prompts:
         there = F.adaptive_avg_pool2d(shown, (prompt.h, prompt.w))
         apart = 1 - F.cosine_similarity(maps[..., prompt.rows, prompt.columns], there, dim=1)
         scores[:, prompt.rows, prompt.columns] = apart
-        most = most.maximum(F.interpolate(apart[:, None], (key.h, key.w))[:, 0])
-    scores[:, key.rows, key.columns] = most
+        least = least.minimum(F.interpolate(apart[:, None], (key.h, key.w))[:, 0])
+    scores[:, key.rows, key.columns] = least
     return scores.flatten(1)
 
 

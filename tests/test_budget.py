@@ -74,14 +74,29 @@ def test_a_dynimg_gets_the_same_cells_in_any_company_and_scale(policy):
 
 
 @pytest.mark.parametrize("fusion", ["canvas", "after"])
-def test_motion_keeps_the_place_where_a_prompt_differs_from_its_key_frame(fusion):
+def test_motion_keeps_prompts_that_differ_from_their_key_frame_and_key_cells_that_no_prompt_repeats(fusion):
     layout = budget(1.0)[1]
     cells = torch.ones(1, 12, 12, 4) * torch.tensor([1.0, 2, 3, 4])
-    prompt = layout.regions[3].cells
-    cells[0, prompt.y + 1, prompt.x + 2] = torch.tensor([-1.0, 0, 1, 0])  # the middle row, the last column
-    chosen = kept(cells.flatten(1, 2), 13 / 144, "motion", fusion=fusion)
-    places = {divmod(cell, 12) for cell in chosen[0].tolist()}
-    assert places == {(prompt.y + 1, prompt.x + 2), *((row, column) for row in (3, 4, 5) for column in (8, 9, 10, 11))}
+    prompts = [region.cells for region in layout.regions[1:]]
+    at = {(prompt.y + 1, prompt.x + 2) for prompt in prompts}  # the middle row, the last column
+    key = {(row, column) for row in (3, 4, 5) for column in (8, 9, 10, 11)}
+    for row, column in sorted(at)[:3]:
+        cells[0, row, column] = torch.tensor([-1.0, 0, 1, 0])
+
+    def places(number):
+        chosen = kept(cells.flatten(1, 2), number / 144, "motion", fusion=fusion)
+        return {divmod(cell, 12) for cell in chosen[0].tolist()}
+
+    assert places(3) == set(sorted(at)[:3])
+    assert not key <= places(16)  # the fourth prompt repeats them
+    cells[0, sorted(at)[3][0], sorted(at)[3][1]] = torch.tensor([-1.0, 0, 1, 0])
+    assert places(16) == at | key
+
+
+@pytest.mark.parametrize("number", [5, 58, 143])
+def test_motion_spreads_evenly_what_it_keeps_of_a_still_clip(number):
+    still = torch.ones(2, 144, 8)
+    assert torch.equal(kept(still, number / 144, "motion"), kept(still, number / 144, "uniform"))
 
 
 def test_similarity_keeps_one_of_every_kind_and_the_first_of_equals():

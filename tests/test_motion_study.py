@@ -16,7 +16,7 @@ from benchmarks.motion.checks import Finding, check
 from benchmarks.motion.learning import Reader, Recipe, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
-from benchmarks.motion.regimes import REGIMES, choose, coordinates_of, taken
+from benchmarks.motion.regimes import CHOICES, choose, coordinates_of, parts_of, taken
 from benchmarks.motion.runs import QUICK, Run, Study, all_runs, matching
 from benchmarks.motion.scenes import FRAMES, SPLITS, draw_clips, render
 from benchmarks.motion.tower import encode, labels
@@ -169,7 +169,7 @@ def pair():
     return models, features
 
 
-@pytest.mark.parametrize("regime", [*REGIMES, "gaps"])
+@pytest.mark.parametrize("regime", [*dict.fromkeys(CHOICES.values()), "gaps"])
 def test_4d_rope_is_1d_rope_at_theta_0_bit_for_bit(regime, pair):
     models, features = pair
     positions = None
@@ -178,7 +178,7 @@ def test_4d_rope_is_1d_rope_at_theta_0_bit_for_bit(regime, pair):
         positions = torch.where(torch.arange(72) % 16 == 0, jumps, 1).cumsum(0)[None]
         positions[:, 64:] = positions[:, 64]
     chosen = choose("fixed" if regime == "gaps" else regime, 5, 4, 16, torch.Generator().manual_seed(2))
-    tokens, coordinates = taken(features, coordinates_of(CANVAS), chosen)
+    tokens, coordinates = taken(features, CANVAS, chosen)
     plain, ours = (read(models[rope], tokens, coordinates, positions)[0] for rope in ("1d", "4d"))
     assert torch.equal(plain, ours)
     rotary = models["4d"].model.language_model.rotary_emb
@@ -254,11 +254,61 @@ def test_regimes_choose_tokens_within_each_dynimg_and_coordinates_go_along():
         assert all(len(set(part.tolist())) == count for row in parts for part in row)
         assert bool((parts.diff() > 0).all()) == (regime == "dropped")
         assert len({tuple(row.tolist()) for row in chosen}) == 7
-        tokens, thw = taken(features, coordinates, chosen)
+        tokens, thw = taken(features, CANVAS, chosen)
         assert torch.equal(tokens[..., 0], chosen.float())
         assert torch.equal(thw, coordinates[chosen])
     assert choose("fixed", 7, 4, 16, torch.Generator()) is None
-    with pytest.raises(ValueError, match="'sorted' is not known; allowed: fixed, dropped, shuffled"):
+
+
+def images_of(chosen: torch.Tensor) -> torch.Tensor:
+    """Which DynImgs come, (rows, DynImgs), where they come whole."""
+    assert torch.equal(chosen % 16, torch.arange(16).repeat(chosen.shape[1] // 16).expand(len(chosen), -1))
+    return chosen[:, ::16] // 16
+
+
+def test_order_and_irregular_take_whole_dynimgs():
+    generator = torch.Generator().manual_seed(0)
+    shown = images_of(choose("order", 50, 4, 16, generator))
+    assert torch.equal(shown.sort(-1).values, torch.arange(4).expand(50, -1))
+    assert len({tuple(row) for row in shown.tolist()}) > 15
+    counts = set()
+    for _ in range(20):
+        shown = images_of(choose("irregular", 50, 4, 16, generator))
+        assert (shown.diff() > 0).all()
+        counts.add(shown.shape[1])
+    assert counts == {2, 3, 4}
+
+
+def test_real_time_runs_from_the_first_dynimg_that_is_shown_in_units_of_the_mean_distance():
+    timed = replace(CANVAS, rope_4d=True, t_mode="time")
+    chosen = (torch.tensor([[3, 0], [1, 2]])[..., None] * 16 + torch.arange(16)).flatten(1)
+    t = taken(torch.zeros(2, 64, 1), timed, chosen)[1][..., 0]
+    key, rest = t[:, ::16], t[:, 12:16]  # of the first DynImg: key frame 2, prompts 0, 1, 3 and 4 of its five
+    unit = 19 / 9  # frames 0 to 19 and ten of them; of DynImgs 1 and 2 frames 5 to 14
+    assert torch.allclose(key, torch.tensor([[17 / unit, 2 / unit], [2.0, 7.0]]))
+    assert torch.allclose(rest[1], torch.tensor([0.0, 1.0, 3.0, 4.0]))
+    slots = taken(torch.zeros(2, 64, 1), CANVAS, chosen)[1][..., 0]
+    assert slots[:, 12:16].tolist() == [[-2, -1, 1, 2]] * 2
+
+
+def test_stills_are_key_frames_of_another_clip_without_coordinates():
+    features = torch.arange(3.0)[:, None, None].expand(-1, 64, 1)
+    lengths = set()
+    for seed in range(12):
+        chosen = choose("stills", 3, 4, 16, torch.Generator().manual_seed(seed))
+        tokens, thw = taken(features, CANVAS, chosen)
+        still = parts_of(CANVAS, chosen)[0] == 2
+        lengths.add(int(still.sum()))
+        assert (tokens[:, still, 0] == torch.tensor([[2.0], [0.0], [1.0]])).all()
+        assert (tokens[:, ~still, 0] == torch.arange(3.0)[:, None]).all()
+        assert torch.equal(thw[0, ~still], coordinates_of(CANVAS))
+        assert not thw[:, still].any()
+    assert lengths <= {0, 12, 24, 36, 48}
+    assert len(lengths) > 2
+
+
+def test_an_unknown_regime_is_refused():
+    with pytest.raises(ValueError, match="'sorted' is not known; allowed: fixed, dropped, shuffled, order"):
         choose("sorted", 7, 4, 16, torch.Generator())
 
 
@@ -412,5 +462,5 @@ def test_evaluation_makes_the_same_random_choices_every_time(study):
     data = study[0].data("canvas", 0)
     reader = Reader(data["evaluation"], Recipe(CANVAS, "dropped"), "cpu")
     one, two = (reader.batch(torch.arange(8), torch.Generator().manual_seed(0)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert one[0].shape == (8, 40, 64)
+    assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+    assert one.features.shape == (8, 40, 64)

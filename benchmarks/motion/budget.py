@@ -96,7 +96,7 @@ def accuracy(model: Any, reader: Reader, keep: float, policy: str) -> dict[str, 
     for rows in torch.arange(len(reader.features)).split(250):
         features = reader.features[rows].to(reader.device).float()
         chosen = kept_tokens(model, features, with_budget(reader.recipe.config, keep, policy))
-        logits = read(model, *taken(features, reader.coordinates, chosen))[0]
+        logits = read(model, *taken(features, reader.recipe.config, chosen))[0]
         right.append(logits.argmax(-1).cpu() == reader.answers[rows] + OFFSETS)
     return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
 

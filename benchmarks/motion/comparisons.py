@@ -13,11 +13,11 @@ from statistics import fmean
 from scipy import stats
 
 from .records import ALL, MEASURES, Arm, Arms, in_order, score
+from .regimes import CHOICES
 
 CONFIDENCE = 0.95
 DEFAULT_THETA_RATE = 1e-2
 DIGITS = 9  # differences of accuracies that are equal may still differ by rounding
-PLANNED = ("fixed", "order", "stills", "dropped", "shuffled", "irregular_slot", "irregular_time")  # regimes of `rope`
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def _rope(experiment: str, regime: str) -> Pair:
 PAIRS = (
     _fusion("after", "none"),
     *(_fusion("canvas", other) for other in ("none", "after", "canvas_apart", "tokens", "frames_16", "image_grid")),
-    *(_rope("rope", regime) for regime in PLANNED),
+    *(_rope("rope", regime) for regime in CHOICES),
     _rope("lora", "lora"),
     Pair("axis split - 1D RoPE", Arm("fusion", "axis_split"), Arm("rope", "1d")),
     Pair("theta per layer - shared", Arm("theta", "per_layer", "shuffled"), Arm("theta", "shared", "shuffled")),

@@ -23,8 +23,7 @@ from . import last_layer
 from .axis_split import AxisSplit, in_clip, install
 from .model import FIRST_ANSWER, build, scale_projector
 from .questions import QUESTIONS
-from .regimes import choose, coordinates_of, taken
-from .scenes import GROUP
+from .regimes import choose, parts_of, taken
 from .tower import Data
 
 BATCH, STEPS, EVERY = 64, 2400, 200  # on the canvas, fast direction rises from 50 to 95 % between steps 1,250 and 2,000
@@ -82,22 +81,33 @@ def read(
     return model.lm_head(output.last_hidden_state[:, -len(QUESTIONS) :]), output
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Visual features (n, tokens, c), coordinates (n or 1, tokens, 3) and what each token shows (see `parts_of`);
+    answers (n, questions) as tokens."""
+
+    features: Tensor
+    coordinates: Tensor
+    parts: Tensor
+    answers: Tensor
+
+
 class Reader:
-    """Batches of one regime: features, coordinates, answers as tokens."""
+    """Batches of one regime."""
 
     def __init__(self, data: Data, recipe: Recipe, device: str) -> None:
         self.features, self.answers = data
         self.recipe, self.device = recipe, device
-        coordinates = coordinates_of(recipe.config)
-        if recipe.axis_split:
-            coordinates = in_clip(coordinates, recipe.config.num_images)
-        self.coordinates = coordinates.to(device)
 
-    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        images = self.recipe.config.num_images
-        chosen = choose(self.recipe.regime, len(rows), images, self.features.shape[1] // images, generator)
-        features, coordinates = taken(self.features[rows].to(self.device).float(), self.coordinates, chosen)
-        return features, coordinates, (self.answers[rows] + OFFSETS).to(self.device)
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
+        config, features = self.recipe.config, self.features[rows].to(self.device).float()
+        tokens = features.shape[1] // config.num_images
+        chosen = choose(self.recipe.regime, len(rows), config.num_images, tokens, generator)
+        features, coordinates = taken(features, config, chosen)
+        if self.recipe.axis_split:
+            coordinates = in_clip(coordinates, config.num_images)
+        answers = (self.answers[rows] + OFFSETS).to(self.device)
+        return Batch(features, coordinates, parts_of(config, chosen), answers)
 
 
 def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambda point: None) -> tuple[Any, Curve]:
@@ -114,8 +124,9 @@ def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambd
     curve, losses = [], []
     for step in range(1, recipe.steps + 1):
         rows = torch.randint(len(reader.features), (BATCH,), generator=generator)
-        features, coordinates, answers = reader.batch(rows, generator)
-        loss = F.cross_entropy(read(model, features, coordinates)[0].flatten(0, 1), answers.flatten())
+        batch = reader.batch(rows, generator)
+        logits = read(model, batch.features, batch.coordinates)[0]
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -132,24 +143,23 @@ def accuracy(model: Any, reader: Reader) -> dict[str, float]:
     """Percent right per question, out of the whole vocabulary; a regime's random choices are the same every time."""
     generator, right = torch.Generator().manual_seed(0), []
     for rows in torch.arange(len(reader.features)).split(250):
-        features, coordinates, answers = reader.batch(rows, generator)
-        right.append(read(model, features, coordinates)[0].argmax(-1) == answers)
+        batch = reader.batch(rows, generator)
+        right.append(read(model, batch.features, batch.coordinates)[0].argmax(-1) == batch.answers)
     return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
 
 
 @torch.no_grad()
 def attention(model: Any, reader: Reader, clips: int = 250) -> dict[str, dict[str, float]]:
-    """Shares of each question's attention to key frames, prompts and itself, mean over layers, heads and clips."""
+    """Shares of each question's attention to key frames, prompts and the rest, mean over layers, heads and clips."""
     generator = torch.Generator().manual_seed(0)
-    features, coordinates, _ = reader.batch(torch.arange(min(clips, len(reader.features))), generator)
-    output = read(model, features, coordinates, whole=True)[1]
+    batch = reader.batch(torch.arange(min(clips, len(reader.features))), generator)
+    output = read(model, batch.features, batch.coordinates, whole=True)[1]
     weights = torch.stack(output.attentions).mean((0, 2))[:, -len(QUESTIONS) :].cpu()  # (n, questions, s)
-    visual = features.shape[1]
-    key_time = GROUP // 2 if reader.recipe.axis_split else 0
-    prompt = ((coordinates[..., 0] - key_time) % GROUP != 0).cpu().expand(len(features), -1)[:, None]
-    parts = {"key": weights[..., :visual] * ~prompt, "prompt": weights[..., :visual] * prompt}
-    parts["text"] = weights[..., visual:]
-    shares = {name: part.sum(-1).mean(0).tolist() for name, part in parts.items()}
+    parts = F.pad(batch.parts, (0, len(QUESTIONS)), value=2)[:, None]
+    shares = {
+        name: (weights * (parts == part)).sum(-1).mean(0).tolist()
+        for part, name in enumerate(("key", "prompt", "text"))
+    }
     return {q: {name: share[i] for name, share in shares.items()} for i, q in enumerate(QUESTIONS)}
 
 

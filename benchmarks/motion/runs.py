@@ -18,7 +18,7 @@ from dynimg_plugin.config import ThetaScope
 from .arms import config_of
 from .learning import STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
 from .records import VERSION
-from .regimes import REGIMES
+from .regimes import CHOICES
 from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
@@ -71,15 +71,14 @@ class Run:
 
     @property
     def tuned_on(self) -> Run:
-        """The run that is tried with every learning rate, for all runs of the same tower: 1D RoPE, all tokens, seed 0."""
-        return Run(
-            "fusion", self.arm if self.axis_split else self.fusion, self.fusion, "fixed", 0, axis_split=self.axis_split
-        )
+        """The run that is tried with every learning rate for all of the same tower: 1D RoPE, all tokens, seed 0."""
+        arm = "axis_split" if self.axis_split else self.fusion
+        return Run("fusion", arm, self.fusion, "fixed", 0, axis_split=self.axis_split)
 
     @property
     def work(self) -> tuple[Any, ...]:
         """What is computed: two experiments may hold the same run under two names."""
-        return self.fusion, self.regime, self.rope, self.seed, self.theta_lr, self.theta_scope
+        return self.fusion, self.choice, self.rope, self.config, self.seed, self.theta_lr
 
     @property
     def name(self) -> str:
@@ -96,8 +95,16 @@ class Run:
         return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta}
 
     @property
+    def choice(self) -> str:
+        """Which tokens the regime chooses."""
+        return CHOICES.get(self.regime, self.regime)
+
+    @property
     def config(self) -> DynImgConfig:
-        return replace(config_of(self.fusion), rope_4d=self.rope_4d, theta_scope=self.theta_scope)
+        if not self.rope_4d:
+            return config_of(self.fusion)
+        t_mode = "time" if self.regime.endswith("_time") else "slot"
+        return replace(config_of(self.fusion), rope_4d=True, theta_scope=self.theta_scope, t_mode=t_mode)
 
 
 def all_runs(seeds: int) -> Iterator[Run]:
@@ -105,7 +112,7 @@ def all_runs(seeds: int) -> Iterator[Run]:
     for seed in range(seeds):
         for fusion in FUSIONS:
             yield Run("fusion", fusion, fusion, "fixed", seed)
-        for regime in REGIMES:
+        for regime in CHOICES:
             for rope in ("1d", "4d"):
                 yield Run("rope", rope, "canvas", regime, seed, rope == "4d")
         for rate in THETA_RATES:
@@ -161,7 +168,7 @@ class Study:
         return encoded(fusion, self.clips(seed), seed, self.device, folder, steps)
 
     def recipe(self, run: Run, rate: float) -> Recipe:
-        return Recipe(run.config, run.regime, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps)
+        return Recipe(run.config, run.choice, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps)
 
     def rate(self, run: Run) -> tuple[float, int]:
         """The learning rate that was best for such runs on the tuning split, and how many were tried."""
@@ -202,7 +209,7 @@ class Study:
             "version": VERSION,
             **run.names,
             "options": run.options,
-            "visual_tokens": reader.batch(torch.arange(1), torch.Generator())[0].shape[1],
+            "visual_tokens": reader.batch(torch.arange(1), torch.Generator()).features.shape[1],
             "steps": recipe.steps,
             "learning_rate": rate,
             "tuned": 1,
