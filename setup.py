@@ -61,8 +61,6 @@ setup(
     ],
     extras_require={
         "train": ["trl>=1.0"],
-        "scale": ["webdataset>=1.0"],
-        "demo": ["gradio>=5"],
         "families": ["num2words>=0.5", "timm>=1.0"],  # for SmolVLM and PerceptionLM, and timm's towers
         "study": ["matplotlib>=3.8", "scipy>=1.11"],  # the report of benchmarks/motion
         "dev": [

@@ -185,9 +185,17 @@ def encode_beside(core: Any, patch: Patch, config: DynImgConfig, layout: DynImgL
     passes, which is what such a mask amounts to (each half with a class token of its own, where the tower has one), so
     the key frame's features are the plain tower's, bit for bit, on any device; one pass with a mask over the whole
     sequence rounds differently (1e-6 in fp32 under PyTorch's fused attention).
+
+    Raises:
+        ValueError: the tower's weights are offloaded.
     """
     key, row = pixels.split([pixels.shape[-1], pixels.shape[-2] - pixels.shape[-1]], dim=-2)
     tower, below = find_tower(core, patch, layout.grid), layout.rows - layout.grid
+    if tower.positions().is_meta:
+        raise ValueError(
+            "fusion='tokens' reads the vision tower's weights outside of its forward, and they are offloaded; give the "
+            f"tower a device, e.g. device_map={{{patch.vision_tower!r}: 0, ...}}, or take fusion='canvas'"
+        )
     joint = config.prompt_attention == "joint"
 
     def with_prompts(sequence: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from modelling import fresh, noise_video, ordinary_image
 from peft import get_peft_model
 from towers import GRID, KINDS, joined, masked, plain
@@ -236,6 +237,13 @@ def test_other_towers_are_refused_with_what_is_allowed_and_nothing_is_left_behin
         apply_dynimg(model, DynImgConfig(fusion="tokens"))
     assert [name for name, _ in model.named_modules()] == names
     apply_dynimg(model, DynImgConfig())
+
+
+def test_an_offloaded_tower_is_refused():
+    model, processor = joined("siglip")
+    cpu_offload(model.model.vision_tower, execution_device="cpu")
+    with pytest.raises(ValueError, match="offloaded; give the tower a device, e.g. device_map={'vision_tower': 0"):
+        model(**inputs_of(processor))
 
 
 def test_a_patch_that_names_no_tower_is_told_how():
