@@ -13,7 +13,7 @@ import torch
 from benchmarks.motion.arms import CONFIGS, GRID, PATCH, config_of, frame_numbers, paint
 from benchmarks.motion.axis_split import in_clip, install
 from benchmarks.motion.checks import Finding, check
-from benchmarks.motion.learning import Reader, Recipe, learn, questions_after, read, theta_norms
+from benchmarks.motion.learning import Reader, Recipe, begin, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
 from benchmarks.motion.regimes import CHOICES, choose, coordinates_of, parts_of, taken
@@ -23,6 +23,7 @@ from benchmarks.motion.tower import encode, labels
 from dynimg_plugin import compose
 from dynimg_plugin.config import ThetaScope
 from dynimg_plugin.rope import DynImgRotaryEmbedding
+from dynimg_plugin.training.parts import part_of
 
 CANVAS = config_of("canvas")
 QUIET = {"device": "cpu", "show": lambda line: None}
@@ -114,10 +115,11 @@ def test_an_image_grid_holds_four_whole_frames_on_each_image_in_time_order(clips
 def test_every_arm_gives_64_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
     features = encoded(towers[arm], arm, paint(render(clips), arm))
     there, where = labels(clips, arm)
-    assert features.shape == (6, 64, 64)
-    assert there.shape == (6, 64, 9)
-    assert where.shape == (6, 64, 9, 2)
-    assert len(coordinates_of(config_of(arm))) == 64
+    tokens = 16 if arm == "dynimgs_1" else 64
+    assert features.shape == (6, tokens, 64)
+    assert there.shape == (6, tokens, 9)
+    assert where.shape == (6, tokens, 9, 2)
+    assert len(coordinates_of(config_of(arm))) == tokens
 
 
 def test_labels_name_each_thing_once_in_every_frame_that_shows_it(clips):
@@ -397,6 +399,32 @@ def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_i
     assert {study.read(run)["tuned"] for run in runs} == {3}
     split = Run("fusion", "axis_split", "canvas", "fixed", 4, axis_split=True)
     assert split.tuned_on == replace(split, seed=0)
+
+
+def test_lora_tunes_a_checkpoint_of_plain_frames(study):
+    study, runs = study[0], matching(all_runs(1), "lora-*")
+    assert study.run(runs) == 2
+    assert [study.read(run)["options"]["lora_r"] for run in runs] == [8, 8]
+    recipes = [study.recipe(run, 1e-3) for run in runs]
+    features = study.data("canvas_apart", 0)["tuning"][0].float()
+    models = [begin(recipe, features, "cpu") for recipe in recipes]
+    for model, trained in zip(models, (["lora", "projector"], ["lora", "projector", "theta"]), strict=True):
+        parts = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert sorted(parts) == trained
+    one, two = (read(model, features, coordinates_of(CANVAS)[None])[0] for model in models)
+    assert torch.equal(one, two)
+    plain = build(CANVAS, 5)
+    plain.load_state_dict(torch.load(recipes[0].start))
+    assert torch.allclose(read(plain, features, coordinates_of(CANVAS)[None])[0], one, atol=1e-5)
+    torch.save({"another": torch.zeros(1)}, recipes[0].start)
+    with pytest.raises(ValueError, match=r"plain-0.pt does not fit: it lacks .* and has \['another'\] besides"):
+        begin(recipes[0], features, "cpu")
+
+
+def test_a_checkpoint_of_plain_frames_sees_key_frames_alone():
+    chosen = choose("key", 3, 4, 16, torch.Generator())
+    assert chosen.shape == (3, 48)
+    assert not parts_of(CANVAS, chosen).any()
 
 
 def test_1d_rope_has_no_theta_norms(pair):

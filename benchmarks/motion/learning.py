@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peft import get_peft_model
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from dynimg_plugin import DynImgConfig, describe_dynimg
-from dynimg_plugin.training.parts import parameter_groups
+from dynimg_plugin.training.parts import lora_config, parameter_groups, part_of
 
 from . import last_layer
 from .axis_split import AxisSplit, in_clip, install
@@ -27,6 +29,7 @@ from .regimes import choose, parts_of, taken
 from .tower import Data
 
 BATCH, STEPS, EVERY = 64, 2400, 200  # on the canvas, fast direction rises from 50 to 95 % between steps 1,250 and 2,000
+LORA_R = 8
 Curve = list[dict[str, Any]]
 Show = Callable[[dict[str, Any]], None]  # gets every point of a learning curve
 OFFSETS = torch.tensor(list(FIRST_ANSWER.values()))
@@ -43,6 +46,7 @@ class Recipe:
     theta_lr: float = 1e-2
     axis_split: bool = False
     steps: int = STEPS
+    start: Path | None = None  # weights of a checkpoint, which LoRA tunes; None: all from scratch
 
 
 def questions_after(visual: int) -> tuple[Tensor, Tensor]:
@@ -110,13 +114,26 @@ class Reader:
         return Batch(features, coordinates, parts_of(config, chosen), answers)
 
 
+def begin(recipe: Recipe, features: Tensor, device: str) -> Any:
+    """The model before its first step: random, its projector fit to the features, or a checkpoint with LoRA in it."""
+    model = build(recipe.config, recipe.seed, device)
+    if recipe.start is not None:
+        missing, unknown = model.load_state_dict(torch.load(recipe.start, map_location=device), strict=False)
+        if unknown or any(part_of(name) != "theta" for name in missing):
+            raise ValueError(f"{recipe.start} does not fit: it lacks {missing} and has {unknown} besides; delete it")
+        parts = ["projector", *(["theta"] if recipe.config.rope_4d else [])]
+        get_peft_model(model, lora_config(LORA_R, 2 * LORA_R, 0.0, parts=parts))  # in place
+        return model
+    model = install(model) if recipe.axis_split else model
+    model.model.vision_tower.requires_grad_(False)
+    scale_projector(model, features)
+    return model
+
+
 def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambda point: None) -> tuple[Any, Curve]:
     """The trained model and its learning curve on the tuning split."""
-    model = build(recipe.config, recipe.seed, device)
-    model = install(model) if recipe.axis_split else model
     reader, tuning = Reader(data["train"], recipe, device), Reader(data["tuning"], recipe, device)
-    model.model.vision_tower.requires_grad_(False)
-    scale_projector(model, reader.features[:BATCH].to(device).float())
+    model = begin(recipe, reader.features[:BATCH].to(device).float(), device)
     groups = parameter_groups(model, lr=recipe.learning_rate, theta_lr=recipe.theta_lr, weight_decay=0.01)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimizer, recipe.steps // 20, recipe.steps)

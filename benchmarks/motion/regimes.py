@@ -9,6 +9,7 @@ A regime chooses, per clip, which tokens come in which order; their coordinates 
     irregular    2 to 4 of the DynImgs, at random, in order: how long it is between them differs
     stills       before some DynImgs stands a still of another clip: the cells of a key frame, at coordinate 0
     random       for training only: of each DynImg as many tokens as is drawn for the batch, at random, in order
+    key          for training only: the key frames' cells
 
 How many, and before which DynImgs, is drawn for the batch. In "order" and "irregular" t may be real time.
 """
@@ -31,7 +32,7 @@ CHOICES = {  # what runs call their regime -> what is chosen; "_time": t is real
     **{name: name for name in ("fixed", "dropped", "shuffled", "order", "stills")},
     **{"order_time": "order", "irregular_slot": "irregular", "irregular_time": "irregular"},
 }
-RANDOM = "random"
+RANDOM, KEY = "random", "key"
 KEPT = 10 / 16
 FEWEST = 2  # DynImgs in "irregular"
 KEY_TOKENS = 12  # of a DynImg's 16, the first ones
@@ -62,6 +63,8 @@ def choose(regime: str, rows: int, images: int, tokens: int, generator: torch.Ge
         return None
     if regime in ("order", "irregular"):
         return _whole(regime == "irregular", rows, images, tokens, generator)
+    if regime == KEY:
+        return torch.arange(images * tokens).unflatten(0, (images, tokens))[:, :KEY_TOKENS].flatten().expand(rows, -1)
     if regime == "stills":
         return _stills(images, tokens, generator).expand(rows, -1)
     order = torch.rand(rows, images, tokens, generator=generator).argsort(-1)
@@ -71,7 +74,7 @@ def choose(regime: str, rows: int, images: int, tokens: int, generator: torch.Ge
         order = order[..., : int(torch.randint(1, tokens + 1, (), generator=generator))].sort(-1).values
     elif regime != "shuffled":
         raise ValueError(
-            f"regime {regime!r} is not known; allowed: {', '.join([*dict.fromkeys(CHOICES.values()), RANDOM])}"
+            f"regime {regime!r} is not known; allowed: {', '.join([*dict.fromkeys(CHOICES.values()), RANDOM, KEY])}"
         )
     return (order + tokens * torch.arange(images)[:, None]).flatten(1)
 

@@ -16,9 +16,9 @@ from dynimg_plugin import DynImgConfig
 from dynimg_plugin.config import ThetaScope
 
 from .arms import config_of
-from .learning import STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
+from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
 from .records import VERSION
-from .regimes import CHOICES
+from .regimes import CHOICES, KEY
 from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
@@ -27,6 +27,8 @@ RATES = (4e-3, 8e-3)  # tried for every arm on the tuning split; 1e-3 and 2e-3 w
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
 OTHERS = ("frames_16", "image_grid")  # ways of other papers
 PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
+LORA, PLAIN = "lora", "canvas_apart"  # whose key frames' cells no prompt has changed: a checkpoint of plain frames
+DYNIMGS = {"1": "dynimgs_1", "4": "canvas"}  # 16 would take four times as many tokens
 THETA_RATES = (1e-2, 1e-4, 1e-3, 5e-2)  # the default first
 
 
@@ -72,13 +74,15 @@ class Run:
     @property
     def tuned_on(self) -> Run:
         """The run that is tried with every learning rate for all of the same tower: 1D RoPE, all tokens, seed 0."""
+        if self.experiment == LORA:
+            return Run(LORA, "1d", self.fusion, LORA, 0)
         arm = "axis_split" if self.axis_split else self.fusion
         return Run("fusion", arm, self.fusion, "fixed", 0, axis_split=self.axis_split)
 
     @property
     def work(self) -> tuple[Any, ...]:
         """What is computed: two experiments may hold the same run under two names."""
-        return self.fusion, self.choice, self.rope, self.config, self.seed, self.theta_lr
+        return self.fusion, self.choice, self.rope, self.config, self.seed, self.theta_lr, self.experiment == LORA
 
     @property
     def name(self) -> str:
@@ -91,13 +95,14 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         prompts = 0 if config_of(self.fusion).fusion == "none" else config_of(self.fusion).num_prompts
+        lora = {"lora_r": LORA_R} if self.experiment == LORA else {}
         theta = {"theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
-        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta}
+        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta, **lora}
 
     @property
     def choice(self) -> str:
         """Which tokens the regime chooses."""
-        return CHOICES.get(self.regime, self.regime)
+        return CHOICES.get(self.regime, self.regime) if self.regime != LORA else "fixed"
 
     @property
     def config(self) -> DynImgConfig:
@@ -120,10 +125,14 @@ def all_runs(seeds: int) -> Iterator[Run]:
         for scope in get_args(ThetaScope):
             yield Run("theta", scope, "canvas", "shuffled", seed, True, theta_scope=scope)
         yield Run("fusion", "axis_split", "canvas", "fixed", seed, axis_split=True)
+        for rope in ("1d", "4d"):
+            yield Run(LORA, rope, PLAIN, LORA, seed, rope == "4d")
         for other in OTHERS:
             yield Run("fusion", other, other, "fixed", seed)
         for prompts, fusion in PROMPTS.items():
             yield Run("frames", prompts, fusion, "fixed", seed)
+        for number, fusion in DYNIMGS.items():
+            yield Run("dynimgs", number, fusion, "fixed", seed)
 
 
 class Study:
@@ -168,7 +177,23 @@ class Study:
         return encoded(fusion, self.clips(seed), seed, self.device, folder, steps)
 
     def recipe(self, run: Run, rate: float) -> Recipe:
-        return Recipe(run.config, run.choice, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps)
+        start = self._checkpoint(run.seed) if run.experiment == LORA else None
+        return Recipe(run.config, run.choice, run.seed, rate, run.theta_lr, run.axis_split, self.scale.steps, start)
+
+    def _checkpoint(self, seed: int) -> Path:
+        """Weights of a model that has learned from key frames alone, without DynImgs: made on first use."""
+        file = self.folder / "checkpoints" / f"plain-{seed}.pt"
+        if not file.is_file():
+            like = Run("fusion", PLAIN, PLAIN, "fixed", seed)
+            rate, _ = self.rate(like)
+            self.show(f"a checkpoint of plain frames, seed {seed}")
+            model, _ = learn(
+                self.data(PLAIN, seed), replace(self.recipe(like, rate), regime=KEY), self.device, self._point
+            )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(model.state_dict(), file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
+        return file
 
     def rate(self, run: Run) -> tuple[float, int]:
         """The learning rate that was best for such runs on the tuning split, and how many were tried."""
