@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 from benchmarks.motion import budget_report, claims, plots, report
 from benchmarks.motion.comparisons import PAIRS, Difference, compare, holm, paired, t_interval
 from benchmarks.motion.questions import GROUPS, QUESTIONS
-from benchmarks.motion.records import ALL, Record, RecordError, by_arm, in_order, load, score
+from benchmarks.motion.records import ALL, CURVE, Record, RecordError, by_arm, in_order, load, score
 
 SEEDS = range(5)
 WOBBLE = (0.0, 0.4, -0.3, 0.2, -0.1)  # of the seeds, points
@@ -136,6 +136,13 @@ def test_pairs_are_differences_of_the_same_seed():
     assert dict(found.by_seed) == {0: 1, 1: 2, 2: 10}
     assert found.dropped == (5, 7)
     assert found.mean == pytest.approx(13 / 3)
+
+
+def test_who_learns_sooner_shows_along_the_curve(arms):
+    by_name = {pair.name: found for pair, found in compare(arms).differences.items()}
+    gain = by_name["4D - 1D RoPE, shuffled"]
+    assert gain[CURVE].mean == pytest.approx(gain[ALL].mean / 2)  # made-up curves run at half the accuracy
+    assert CURVE not in by_name["canvas - after"]  # and these have none
 
 
 def test_pairs_without_a_common_seed_are_named():

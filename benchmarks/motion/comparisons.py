@@ -12,7 +12,7 @@ from statistics import fmean
 
 from scipy import stats
 
-from .records import ALL, MEASURES, Arm, Arms, in_order, score
+from .records import ALL, CURVE, MEASURES, Arm, Arms, in_order, measured
 from .regimes import CHOICES
 
 CONFIDENCE = 0.95
@@ -83,7 +83,7 @@ class Difference:
 def paired(pair: Pair, measure: str, arms: Arms) -> Difference | None:
     """The pair's difference over the seeds that both sides have; None where there is no such seed."""
     sides = [
-        {seed: value for seed, run in arms.get(arm, {}).items() if (value := score(run.accuracy, measure)) is not None}
+        {seed: value for seed, run in arms.get(arm, {}).items() if (value := measured(run, measure)) is not None}
         for arm in (pair.better, pair.other)
     ]
     common = sorted(sides[0].keys() & sides[1].keys())
@@ -125,7 +125,7 @@ class Comparisons:
 
 def compare(arms: Arms) -> Comparisons:
     found = {
-        pair: {measure: made for measure in MEASURES if (made := paired(pair, measure, arms)) is not None}
+        pair: {measure: made for measure in (*MEASURES, CURVE) if (made := paired(pair, measure, arms)) is not None}
         for pair in (*PAIRS, *theta_rates(arms))
     }
     tested = {pair: made[ALL].p for pair, made in found.items() if ALL in made}

@@ -210,7 +210,7 @@ def attention(arms: Arms) -> Figure:
     axes = figure.subplots(1, len(regions), sharey=True, squeeze=False)[0]
     for axis, region in zip(axes, regions, strict=True):
         _map(axis, np.array([[_share(looked, name, region) for name in asked] for looked in shown.values()]))
-        axis.set_title("the question's text" if region == "text" else f"{region} frames")
+        axis.set_title("question and stills" if region == "text" else f"{region} frames")
         axis.set_xticks(range(len(asked)), asked, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes[0].set_yticks(range(len(shown)), [str(arm) for arm in shown], fontsize=8)
     return figure

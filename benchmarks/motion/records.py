@@ -19,6 +19,7 @@ VERSION = 1
 EXPERIMENTS = ("fusion", "rope", "lora", "frames", "dynimgs", "theta", "theta_lr", "budget")
 ALL = "all"
 MEASURES = (ALL, *GROUPS)  # what is averaged: all questions, and each group of them
+CURVE = "along the curve"  # all questions, mean over the learning curve: who learns sooner has more
 SAME_IN_AN_ARM = ("steps", "learning_rate", "visual_tokens", "options")
 
 
@@ -73,6 +74,15 @@ def score(accuracy: dict[str, float], measure: str) -> float | None:
     """Mean accuracy over all questions or over one group of them; None where one of the group was not asked."""
     names = QUESTIONS if measure == ALL else GROUPS[measure]
     return fmean(accuracy[name] for name in names) if set(names) <= set(accuracy) else None
+
+
+def measured(record: Record, measure: str) -> float | None:
+    """One of MEASURES at the end of training, or CURVE, its mean over the learning curve."""
+    if measure != CURVE:
+        return score(record.accuracy, measure)
+    points = [score(point["accuracy"], ALL) for point in record.curve]
+    known = [point for point in points if point is not None]
+    return fmean(known) if known else None
 
 
 def load(folder: Path) -> list[Record]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from .claims import Finding
 from .comparisons import PAIRS, Comparisons, Difference
 from .questions import CHANCE, QUESTIONS
-from .records import ALL, MEASURES, Arm, Arms, Record, score
+from .records import ALL, CURVE, MEASURES, Arm, Arms, Record, score
 
 NONE = "-"
 
@@ -68,19 +68,17 @@ def interval(difference: Difference | None) -> str:
 
 def differences(comparisons: Comparisons) -> str:
     head = ["pair", "seeds", "all questions, by seed", "all: mean [95 %]", "Holm's p"]
-    rows = []
+    rows, beside = [], (*MEASURES[1:], CURVE)
     for pair, by_measure in comparisons.differences.items():
         whole = by_measure.get(ALL)
         if whole is None:
             continue
         each = " ".join(f"{value:+.1f}" for value in whole.by_seed.values())
         figures = [interval(whole), p_value(comparisons.adjusted.get(pair))]
-        rows.append(
-            [pair.name, seeds(whole.by_seed), each, *figures, *(interval(by_measure.get(m)) for m in MEASURES[1:])]
-        )
+        rows.append([pair.name, seeds(whole.by_seed), each, *figures, *(interval(by_measure.get(m)) for m in beside)])
     if not rows:
         return "No pair has runs on both sides."
-    return table([*head, *(f"{measure}, uncorrected" for measure in MEASURES[1:])], rows)
+    return table([*head, *(f"{measure}, uncorrected" for measure in beside)], rows)
 
 
 def dropped(comparisons: Comparisons) -> list[str]:
