@@ -16,8 +16,9 @@ from .records import ALL, Arms, RecordError, by_arm, load
 
 METHOD = """Differences are paired by seed. Brackets hold the 95 % Student t interval of the mean over seeds. Holm's p
 corrects the two-sided t test of the mean over all questions for the {number} pairs that could be compared; a pair
-counts as a difference below {level}. Beside it stand, uncorrected, the groups of questions and the mean of all questions
-along the learning curve, which tells who learns sooner; no claim rests on them. No sign was assumed beforehand."""
+counts as a difference below {level}. Beside it stand, uncorrected, the groups of questions and the mean of all
+questions along the learning curve, which tells who learns sooner; no claim rests on them. No sign was assumed
+beforehand."""
 VERDICTS = """One pair is held when its difference is above 0 with Holm's p below {level}; not held when it is below 0
 with such a p, or when its interval reaches down to 0 but not up to {margin:g} point (the paper's gain, where that is
 smaller); else, and with fewer than {fewest} seeds, undecided. A claim is held when all its pairs are, not held when one
