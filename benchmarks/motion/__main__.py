@@ -58,8 +58,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, folder: Path) -> int:
     study = Study(folder, QUICK if options.quick else Scale(), options.device, partial(print, flush=True))
-    runs = matching(all_runs(1 if options.quick else options.seeds), options.only)
-    study.run(runs)
+    every = list(all_runs(1 if options.quick else options.seeds))
+    runs = matching(every, options.only)
+    study.run(runs, every)
     if options.json:
         options.json.write_text(json.dumps([study.read(one) for one in runs], indent=2) + "\n", "utf-8")
     return 0

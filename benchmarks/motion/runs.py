@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 import torch
@@ -146,11 +147,15 @@ class Study:
         self.folder, self.scale, self.show = folder, scale or Scale(), show
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
-    def run(self, runs: list[Run]) -> int:
-        """Make those runs that have no JSON yet; returns how many. The same work under another name is copied."""
+    def run(self, runs: list[Run], others: Iterable[Run] = ()) -> int:
+        """Make those runs that have no JSON yet; returns how many. The same work under another name is copied.
+
+        Args:
+            others: runs that are not asked for, but taken where they are the same work.
+        """
         missing = [run for run in runs if not self.file(run).is_file()]
         self.show(f"{len(runs)} runs, {len(runs) - len(missing)} there already, on {self.device}")
-        done = {run.work: run for run in runs if run not in missing}
+        done = {run.work: run for run in (*others, *runs) if self.file(run).is_file()}
         for number, run in enumerate(missing, 1):
             record = {**(self.read(done[run.work]) if run.work in done else self._record(run)), **run.names}
             write(self.file(run), record)
@@ -187,9 +192,8 @@ class Study:
             like = Run("fusion", PLAIN, PLAIN, "fixed", seed)
             rate, _ = self.rate(like)
             self.show(f"a checkpoint of plain frames, seed {seed}")
-            model, _ = learn(
-                self.data(PLAIN, seed), replace(self.recipe(like, rate), regime=KEY), self.device, self._point
-            )
+            recipe = replace(self.recipe(like, rate), regime=KEY)
+            model, _ = learn(self.data(PLAIN, seed), recipe, self.device, self._point)
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.save(model.state_dict(), file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)
@@ -200,11 +204,11 @@ class Study:
         rates = self.scale.rates
         if len(rates) == 1:
             return rates[0], 1
-        return max(rates, key=lambda rate: self._on_tuning_split(run.tuned_on, rate)), len(rates)
 
-    def _on_tuning_split(self, run: Run, rate: float) -> float:
-        last = self._with_rate(run, rate)["curve"][-1]["accuracy"]
-        return sum(last.values()) / len(last)
+        def on_tuning_split(rate: float) -> float:
+            return fmean(self._with_rate(run.tuned_on, rate)["curve"][-1]["accuracy"].values())
+
+        return max(rates, key=on_tuning_split), len(rates)
 
     def _with_rate(self, run: Run, rate: float) -> dict[str, Any]:
         """A run whose learning rate is searched for, at one of them: tuning/*.json, made on first use."""
@@ -249,7 +253,7 @@ class Study:
         }
 
 
-def matching(runs: Iterator[Run], pattern: str) -> list[Run]:
+def matching(runs: Iterable[Run], pattern: str) -> list[Run]:
     """The runs whose name fits a shell pattern, such as "fusion-*" or "rope-shuffled-?d-0".
 
     Raises:
