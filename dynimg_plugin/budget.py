@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -87,6 +88,23 @@ def _unlike_each_other(apart: Tensor, number: int) -> Tensor:
 
 def _rounded(distances: Tensor) -> Tensor:
     return (distances * STEPS_PER_UNIT).round()
+
+
+def with_kept(config: DynImgConfig, kept: Tensor | None) -> DynImgConfig:
+    """The config of a forward whose DynImgs bring fewer tokens than usual.
+
+    Args:
+        kept: tokens of each DynImg, the same number in every row; None: as many as the config says.
+    """
+    if kept is None:
+        return config
+    most, number = config.tokens_per_image, int(kept.min())
+    if number != int(kept.max()) or not 0 < number <= most:
+        raise ValueError(
+            f"dynimg_kept={kept.tolist()}: allowed is one number for all rows, from 1 to the {most} tokens that this "
+            f"model keeps of a DynImg (keep={config.keep})"
+        )
+    return config if number == most else replace(config, keep=number / config.pooled_size**2)
 
 
 def in_row(kept: Tensor, rows: int, num_tokens: int) -> Tensor:

@@ -20,11 +20,20 @@ from dynimg_plugin.config import DynImgConfig
 ENTRY = "get_rope_index"
 
 
-def rope_index(core_class: type) -> Callable[..., Any]:
+def check_core(core_class: type, config: DynImgConfig) -> None:
+    if not hasattr(core_class, ENTRY):
+        raise ValueError(
+            f"keep={config.keep}: {core_class.__name__} has M-RoPE but no {ENTRY}(), so kept tokens could not "
+            "take their positions along; use keep=1.0"
+        )
+
+
+def rope_index(core_class: type, config: DynImgConfig) -> Callable[..., Any]:
     """The class's get_rope_index(), taking DynImgs with a budget too; everything else goes to the original.
 
     Which tokens are kept is not known to it: all of a DynImg's get the position where it starts, see placed().
     """
+    check_core(core_class, config)
     original = getattr(core_class, ENTRY)
     signature = inspect.signature(original)
 
@@ -32,7 +41,6 @@ def rope_index(core_class: type) -> Callable[..., Any]:
     def get_rope_index(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         given = signature.bind_partial(self, *args, **kwargs).arguments
         input_ids, grids = given.get("input_ids"), given.get("image_grid_thw")
-        config: DynImgConfig = self.dynimg.config
         if input_ids is None or grids is None or given.get("video_grid_thw") is not None:
             return original(self, *args, **kwargs)
         visual = input_ids == self.config.image_token_id
@@ -48,13 +56,14 @@ def rope_index(core_class: type) -> Callable[..., Any]:
 def with_positions(
     core: Any, given: dict[str, Any], visual: Tensor, kept: Tensor, config: DynImgConfig
 ) -> dict[str, Any]:
-    """The core's arguments with position_ids: those that generate() has asked for, or its own, by placed()."""
+    """The core's arguments with position_ids: those that generate() has asked for, or starts(), by placed()."""
+    check_core(type(core), config)
     arguments = {name: value for name, value in given.items() if name != "self"}
     positions = arguments.get("position_ids")
     if positions is None:
-        names = inspect.signature(core.get_rope_index).parameters
-        asked = {name: value for name, value in arguments.items() if name in names}
-        positions, core.rope_deltas = core.get_rope_index(**asked)
+        attended = arguments.get("attention_mask")
+        attended = torch.ones_like(visual) if attended is None else attended.bool()
+        positions, core.rope_deltas = starts(visual, attended, config)
     return {**arguments, "position_ids": placed(positions, visual, kept, config)}
 
 

@@ -81,17 +81,8 @@ def apply_dynimg(
     if expands_by_patches(type(model), core_class):
         overrides["", EXPAND] = with_rows_expanded(type(model))
     if not config.keeps_all and "M-RoPE" in patch.rope:
-        overrides[patch.core, ROPE_INDEX] = _rope_index(core_class, config)
+        overrides[patch.core, ROPE_INDEX] = rope_index(core_class, config)
     return install(model, Session.of(patch, config, implementation), overrides)
-
-
-def _rope_index(core_class: type, config: DynImgConfig) -> Callable[..., Any]:
-    if not hasattr(core_class, ROPE_INDEX):
-        raise ValueError(
-            f"keep={config.keep}: {core_class.__name__} has M-RoPE but no {ROPE_INDEX}(), so kept tokens could not "
-            "take their positions along; use keep=1.0"
-        )
-    return rope_index(core_class)
 
 
 def refuse_peft(model: Any) -> None:

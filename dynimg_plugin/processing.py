@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -151,6 +153,12 @@ class DynImgProcessor(ProcessorMixin):
             times = data.get("dynimg_times")
             data["rope4d_coords"] = token_coordinates(ids, self.image_token_id, self.table, times, kept)
         return BatchFeature(data, tensor_type=tensors)
+
+    def with_keep(self, keep: float) -> Self:
+        """The same processor with another token budget; a model of another takes its batches with `dynimg_kept`."""
+        other = copy(self)
+        other.config = replace(self.config, keep=keep)
+        return other
 
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, chat_template: str | None = None, **kwargs: Any

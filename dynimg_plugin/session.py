@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in
+from dynimg_plugin.budget import choose_cells, in_row, kept_of_rows, placeholders_in, with_kept
 from dynimg_plugin.compat import pixel_input
 from dynimg_plugin.config import DynImgConfig
 from dynimg_plugin.coordinates import CoordinateTable, token_coordinates
 from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import NEWLINE, DynImgLayout
-from dynimg_plugin.mrope import ENTRY as ROPE_INDEX
 from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
 from dynimg_plugin.pooling import pool_tokens, with_newlines
@@ -28,6 +27,7 @@ from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.towers import encode_beside
 
 EXTRA_INPUTS = ("rope4d_coords", "dynimg_times")
+KEPT = "dynimg_kept"  # of forward alone: generate() encodes before it hands on what it was given
 
 
 @dataclass
@@ -120,16 +120,17 @@ class Session:
         for attention in self.attention(core):
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
+        config = with_kept(self.config, kwargs.pop(KEPT, None))
         coordinates = encoded = kept = None
-        if self.config.rope_4d or not self.config.keeps_all:
+        if self.config.rope_4d or not config.keeps_all:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
-            if not self.config.keeps_all and self._carries_dynimgs(given):
-                encoded = self._encoded(core, given)
-                visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, self.config)
-                kept = kept_of_rows(encoded.kept, visual, self.config)
-                if ROPE_INDEX in core.__dict__:
-                    args, kwargs = (), with_positions(core, given, visual, kept, self.config)
+            if not config.keeps_all and self._carries_dynimgs(given):
+                encoded = self._encoded(core, given, config)
+                visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, config)
+                kept = kept_of_rows(encoded.kept, visual, config)
+                if "M-RoPE" in self.patch.rope:
+                    args, kwargs = (), with_positions(core, given, visual, kept, config)
             if self.config.rope_4d:
                 coordinates = self.coordinates(core, given, explicit, times, kept)
         self.turn.take()
@@ -186,15 +187,15 @@ class Session:
 
     def taken(self) -> DynImgFeatures | None:
         """The features that this thread's forward has encoded beforehand, once; without a budget it has not."""
-        if self.config.keeps_all:
+        if self.config.keeps_all and self.encoded is None:
             return None
         with self.turn.lock:
             encoded, self.encoded = self.encoded, None
         return encoded
 
-    def _encoded(self, core: Any, given: dict[str, Any]) -> DynImgFeatures:
+    def _encoded(self, core: Any, given: dict[str, Any], config: DynImgConfig) -> DynImgFeatures:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given[self.pixels])
+        return encoded if isinstance(encoded, DynImgFeatures) else encode_dynimgs(core, given[self.pixels], config)
 
     def check_pixels(self, pixel_values: Tensor) -> None:
         """ValueError for the number or the shape of another fusion's images."""
@@ -252,9 +253,14 @@ def rebind(core: Any, name: str) -> None:
         core.__dict__[name] = MethodType(method.__func__, core)
 
 
-def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
-    """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row."""
+def encode_dynimgs(core: Any, pixel_values: Tensor, config: DynImgConfig | None = None) -> DynImgFeatures:
+    """(rows, images * canvases, 3, H, W) -> features whose pooler_output has one (images * 144, c) tensor per row.
+
+    Args:
+        config: with the budget of this forward, if it has one of its own.
+    """
     session: Session = core.dynimg
+    config = config or session.config
     session.check_pixels(pixel_values)
     rows, count = pixel_values.shape[:2]
     session.config.num_newlines(count // session.layout.num_canvases)  # raises where they are no whole videos
@@ -273,7 +279,7 @@ def encode_dynimgs(core: Any, pixel_values: Tensor) -> DynImgFeatures:
 
     cells = pooled(patches)
     kept = None
-    if not session.config.keeps_all:
-        kept = in_row(choose_cells(cells, session.layout, session.config), rows, session.layout.num_tokens)
+    if not config.keeps_all:
+        kept = in_row(choose_cells(cells, session.layout, config), rows, session.layout.num_tokens)
     further = None if deeper is None else [per_row(pooled(features)) for features in deeper]
     return DynImgFeatures(pooler_output=per_row(cells), deepstack_features=further, kept=kept)

@@ -159,6 +159,9 @@ def test_every_family_follows_its_budget(family):
         assert fingerprint(model) == state
         today = logits_with(model, DynImgConfig(num_images=2), whole)
         assert torch.equal(logits_with(model, replace(config, keep=1.0), whole), today)
+        fewer = DynImgProcessor(base, config)(text=TEXTS[0], videos=noise_video(), return_tensors="pt")
+        drawn = {**fewer, "dynimg_kept": torch.tensor([58])}  # a budget of one forward, as training draws it
+        assert torch.equal(logits_with(model, replace(config, keep=1.0), drawn), logits_with(model, config, fewer))
     apply_dynimg(model, config)
     processor = DynImgProcessor(base, config)
     sharpen(model)
@@ -262,6 +265,9 @@ def test_what_cannot_follow_a_budget_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"hold \[144\] visual tokens, but with keep=0.4 the model keeps 116"):
         model(**other(text=TEXTS[0], videos=noise_video(), return_tensors="pt"))
     assert model(**inputs).logits.isfinite().all()
+    for kept in ([58, 57], [0], [59]):
+        with pytest.raises(ValueError, match=r"one number for all rows, from 1 to the 58 tokens .* \(keep=0.4\)"):
+            model(**inputs, dynimg_kept=torch.tensor(kept))
 
     named = replace(find_patch("llava_onevision"), rope="half, M-RoPE")
     with pytest.raises(ValueError, match=r"has M-RoPE but no get_rope_index\(\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -16,7 +17,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from trl import SFTConfig, SFTTrainer
 from typer.testing import CliRunner
 
-from dynimg_plugin import DynImgConfig, apply_dynimg, cli, describe_dynimg, load
+from dynimg_plugin import DynImgConfig, apply_dynimg, cli, describe_dynimg, load, overriding, session
 from dynimg_plugin.evaluation.during import evaluate_model
 from dynimg_plugin.evaluation.model import LlavaDynImg
 from dynimg_plugin.loading import load_adapter
@@ -185,6 +186,26 @@ def test_theta_moves_on_every_engine_and_checkpointing_changes_no_loss(base, tmp
         assert runs[engine, True] == runs[engine, False]
     for engine in ("trl", "trl_stock"):  # the same tokens, labels and order
         assert runs[engine, False] == pytest.approx(runs["trainer", False], abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["trainer", "trl"])
+def test_every_batch_has_a_budget_of_its_own(base, tmp_path, engine, monkeypatch):
+    seen, encode = [], session.encode_dynimgs
+
+    def noted(core, pixels, config=None):
+        encoded = encode(core, pixels, config)
+        seen.append(encoded.pooler_output[0].shape[0])
+        return encoded
+
+    for module in (session, overriding):
+        monkeypatch.setattr(module, "encode_dynimgs", noted)
+    options = {"engine": engine, "data": "motion_qa_mc:8", "eval_data": "motion_qa_mc@held_out:2", "max_steps": 4}
+    result = quick(base, tmp_path / "out", **options, least_keep=0.1, eval_strategy="steps", eval_steps=4)
+    assert all(math.isfinite(loss) for loss in losses(result))
+    trained = seen[-5:-1]
+    assert len(set(trained)) > 2
+    assert all(14 <= number < 144 for number in trained)
+    assert seen[-1] == 144  # evaluation takes all
 
 
 def test_theta_has_a_group_of_its_own_without_weight_decay(base, tmp_path):

@@ -263,12 +263,35 @@ def test_prompt_frames_depend_on_seed_row_and_epoch_alone(root, processor, tmp_p
     assert len({tuple(times) for times in draws(fixed, 0)}) == 1
 
 
+def test_budgets_are_drawn_by_seed_row_and_epoch_alone(root, processor, tmp_path):
+    rows = write_rows(tmp_path / "rows.json", [talk("a", id=str(i), video="a.mp4") for i in range(6)])
+    dataset = DynImgDataset(rows, processor, root=root, least_keep=0.2, keep_seed=1)
+
+    def keeps(workers=0):
+        return list(DataLoader(dataset, num_workers=workers, collate_fn=lambda samples: samples[0]["keep"]))
+
+    first = keeps()
+    assert keeps(workers=2) == first
+    assert len(set(first)) == 6
+    assert all(0.2 <= keep <= 1 for keep in first)
+    dataset.set_epoch(1)
+    assert not set(keeps()) & set(first)
+    batch = DynImgCollator(processor)([dataset[3], dataset[0]])
+    number = round(dataset[3]["keep"] * 144)
+    assert batch["dynimg_kept"].tolist() == [number] * 2
+    visual = (batch["input_ids"] == processor.image_token_id).sum(-1)
+    assert visual.tolist() == [number * processor.config.num_images] * 2
+    for least in (0, 1.5):
+        with pytest.raises(ValueError, match=f"least_keep={least}: allowed are shares above 0, up to keep=1.0"):
+            DynImgDataset(rows, processor, root=root, least_keep=least)
+
+
 def test_lengths_are_known_without_opening_a_file(processor):
     dataset = DynImgDataset("motion_qa_mc@held_out:10", processor)
     table = dataset.as_hf()
     assert table["length"] == dataset.lengths
     assert min(dataset.lengths) > processor.config.tokens_per_video
-    assert set(table[0]) == {"id", "messages", "videos", "images"}
+    assert set(table[0]) == {"id", "messages", "videos", "images", "keep"}
 
 
 def test_drawn_data_sets_by_name():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynimg_plugin.processing import DynImgProcessor
+from dynimg_plugin.session import KEPT
 from dynimg_plugin.training.chat import Span, training_text
 
 IGNORED = -100
@@ -19,7 +20,7 @@ class DynImgCollator:
     """Tokenises and pads (right) samples of DynImgDataset.
 
     Text samples mix with videos and with pictures. Videos and pictures do not mix in one batch: they enter the model
-    as tensors of different shape.
+    as tensors of different shape. All rows of a batch keep as many visual tokens as its first sample's `keep` says.
 
     Args:
         processor: of the model that is trained.
@@ -57,7 +58,11 @@ class DynImgCollator:
         if any(images):
             flat = [image for own in images for image in own]
             return self.processor.base(text=texts, images=flat, **padding)
-        return self.processor(text=texts, images=videos if any(videos) else None, **padding)
+        if not any(videos) or (keep := samples[0].get("keep")) is None:
+            return self.processor(text=texts, images=videos if any(videos) else None, **padding)
+        processor = self.processor.with_keep(keep)
+        kept = torch.full((len(texts),), processor.config.tokens_per_image)
+        return {**processor(text=texts, images=videos, **padding), KEPT: kept}
 
     def _labels(self, ids: Tensor, mask: Tensor, text: str, spans: list[Span]) -> Tensor:
         """The ids of answers, else IGNORED. Visual tokens were multiplied, so the other tokens are matched in order."""

@@ -85,6 +85,8 @@ class TrainConfig:
         random_prompts: draw prompt frames at random, anew in every epoch (paper); otherwise as in evaluation.
         keep_composed: read every video once and keep its DynImgs in memory, for small sets; each worker keeps its own,
             and workers then live on between epochs. Only with random_prompts=false.
+        least_keep: draw the share of visual tokens between this and `keep` for every batch, anew in every epoch, so
+            that the result can be used with any such budget; None: always `keep`.
         max_broken: share of rows whose video cannot be read that is tolerated.
         max_length: longest sequence in tokens, None for no limit; longer rows lose the end of their answer.
         video_timeout: seconds that reading one video may take.
@@ -112,6 +114,7 @@ class TrainConfig:
     theta_lr: float = 1e-2
     random_prompts: bool = True
     keep_composed: bool = False
+    least_keep: float | None = None
     max_broken: float = 0.05
     max_length: int | None = None
     video_timeout: float = 60.0

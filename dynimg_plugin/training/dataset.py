@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import datasets
@@ -28,8 +29,8 @@ class TooManyBroken(ValueError):
 class DynImgDataset(Dataset[dict[str, Any]]):
     """Conversations about videos, pictures or text alone, for DynImgCollator.
 
-    An item is {"id", "messages", "videos": one list of DynImg per video, "images": PIL images}. A row that cannot be
-    read is replaced by the next one that can; it is named once in `quarantine` and counted.
+    An item is {"id", "messages", "videos": one list of DynImg per video, "images": PIL images, "keep": drawn or None}.
+    A row that cannot be read is replaced by the next one that can; it is named once in `quarantine` and counted.
 
     Args:
         sources: files or names, see read_rows().
@@ -40,6 +41,8 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         max_broken: tolerated share of broken rows among all rows.
         quarantine: .jsonl file to name broken rows in; shared by workers and ranks.
         keep_composed: read every video once and keep its DynImgs in memory; each worker keeps its own. Not with a seed.
+        least_keep: draw `keep`, the share of visual tokens, between this and the processor's, anew in every epoch.
+        keep_seed: for it, as `seed` for prompt frames.
 
     Raises:
         FileNotFoundError: none of the first files is there.
@@ -56,6 +59,8 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         max_broken: float = 0.05,
         quarantine: str | Path | None = None,
         keep_composed: bool = False,
+        least_keep: float | None = None,
+        keep_seed: int = 0,
     ) -> None:
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
         self.rows = [row for source in listed for row in read_rows(source, root)]
@@ -69,6 +74,9 @@ class DynImgDataset(Dataset[dict[str, Any]]):
                 "keep_composed=True keeps one choice of prompt frames; give random_prompts=False (seed=None)"
             )
         self._kept: dict[Path, list[DynImg]] | None = {} if keep_composed else None
+        if least_keep is not None and not 0 < least_keep <= processor.config.keep:
+            raise ValueError(f"least_keep={least_keep}: allowed are shares above 0, up to keep={processor.config.keep}")
+        self.least_keep, self.keep_seed = least_keep, keep_seed
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # persistent workers see it change
         _check_some_exist(self.rows)
 
@@ -125,6 +133,7 @@ class DynImgDataset(Dataset[dict[str, Any]]):
             "messages": row.messages,
             "videos": [self._compose(path, row) for path in videos],
             "images": [_picture(path) for path in images],
+            "keep": self._keep(row),
         }
 
     def _compose(self, path: Path, row: Row) -> list[DynImg]:
@@ -135,7 +144,15 @@ class DynImgDataset(Dataset[dict[str, Any]]):
         return self._kept[path]
 
     def _draw(self, row: Row) -> int | None:
-        return None if self.seed is None else zlib.crc32(f"{self.seed}/{self._epoch.item()}/{row.id}".encode())
+        return None if self.seed is None else self._number(self.seed, row)
+
+    def _keep(self, row: Row) -> float | None:
+        if self.least_keep is None:
+            return None
+        return Random(self._number(self.keep_seed, row)).uniform(self.least_keep, self.processor.config.keep)
+
+    def _number(self, seed: int, row: Row) -> int:
+        return zlib.crc32(f"{seed}/{self._epoch.item()}/{row.id}".encode())
 
     def _put_aside(self, row: Row, reason: str) -> None:
         if row.id in self.broken:

@@ -124,6 +124,7 @@ def build_model(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any,
 def _dataset(
     sources: Any, config: TrainConfig, processor: DynImgProcessor, seed: int | None, quarantine: str = QUARANTINE
 ) -> DynImgDataset:
+    """`seed`: None for rows that are only evaluated."""
     return DynImgDataset(
         sources,
         processor,
@@ -131,6 +132,8 @@ def _dataset(
         seed=seed if config.random_prompts else None,
         max_broken=config.max_broken,
         keep_composed=config.keep_composed,
+        least_keep=None if seed is None else config.least_keep,
+        keep_seed=seed or 0,
         quarantine=Path(config.output) / quarantine,
     )
 
