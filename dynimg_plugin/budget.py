@@ -26,7 +26,7 @@ PLASTIC = 1.32471795724474602596  # its powers spread points over a square as th
 def choose_cells(cells: Tensor, layout: DynImgLayout, config: DynImgConfig) -> Tensor:
     """Which cells of every DynImg are kept: features (n, cells, c) -> indices (n, kept), ascending.
 
-    No randomness; of cells that move equally, those are kept that "uniform" would keep.
+    No randomness. Ties: with "motion" those are kept that "uniform" would keep, with "similarity" the first.
     """
     if config.keep_policy == "uniform":
         return torch.tensor(spread_cells(layout, config), device=cells.device).expand(len(cells), -1)
@@ -56,8 +56,8 @@ def motion(directions: Tensor, layout: DynImgLayout) -> Tensor:
     """How far prompts and key frame differ at each cell's place: unit features (n, cells, c) -> (n, cells), 0 to 2.
 
     A prompt's cell is compared with the mean of the key frame's cells at its place; a key frame's cell counts for as
-    much as the prompt that differs least there, for then that prompt repeats it. Our choice: in the miniature study the
-    mean and the largest difference kept key frames' cells in the place of prompts'.
+    much as the prompt that differs least there, for then that prompt repeats it. Our choice: by their mean or their
+    largest difference, key frames' cells take the place of prompts' (seen on the miniature study's tuning split).
     """
     maps = directions.mT.unflatten(-1, (layout.pooled, layout.pooled))  # (n, c, h, w)
     key, *prompts = (region.cells for region in layout.regions)

@@ -56,8 +56,8 @@ class DynImgConfig:
             nowhere; "auto": as the checkpoint's config says, nowhere where it says nothing (our choice).
         keep: share of every DynImg's pooled tokens that the language model gets, above 0 to 1 (ours; see `budget`). It
             may differ from training to use.
-        keep_policy: which are kept. "motion": where prompts differ from their key frame; "similarity": those least like
-            one another; "uniform": the same ones everywhere, evenly spread.
+        keep_policy: which are kept. "motion": prompt cells that differ from their key frame and key cells that no
+            prompt repeats; "similarity": those least like one another; "uniform": everywhere the same, evenly spread.
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 

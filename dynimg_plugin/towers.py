@@ -193,8 +193,9 @@ def encode_beside(core: Any, patch: Patch, config: DynImgConfig, layout: DynImgL
     tower, below = find_tower(core, patch, layout.grid), layout.rows - layout.grid
     if tower.positions().is_meta:
         raise ValueError(
-            "fusion='tokens' reads the vision tower's weights outside of its forward, and they are offloaded; give the "
-            f"tower a device, e.g. device_map={{{patch.vision_tower!r}: 0, ...}}, or take fusion='canvas'"
+            "fusion='tokens' reads the vision tower's weights outside of its forward, and they are offloaded; name a "
+            f"device for the tower, {patch.vision_tower!r} of {type(core).__name__}, in device_map, or take "
+            "fusion='canvas'"
         )
     joint = config.prompt_attention == "joint"
 

@@ -115,11 +115,10 @@ def test_an_image_grid_holds_four_whole_frames_on_each_image_in_time_order(clips
 def test_every_arm_gives_64_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
     features = encoded(towers[arm], arm, paint(render(clips), arm))
     there, where = labels(clips, arm)
-    tokens = 16 if arm == "dynimgs_1" else 64
-    assert features.shape == (6, tokens, 64)
-    assert there.shape == (6, tokens, 9)
-    assert where.shape == (6, tokens, 9, 2)
-    assert len(coordinates_of(config_of(arm))) == tokens
+    assert features.shape == (6, 64, 64)
+    assert there.shape == (6, 64, 9)
+    assert where.shape == (6, 64, 9, 2)
+    assert len(coordinates_of(config_of(arm))) == 64
 
 
 def test_labels_name_each_thing_once_in_every_frame_that_shows_it(clips):
@@ -200,11 +199,13 @@ def test_the_last_layer_is_the_same_for_the_questions_alone(rope):
         install(model)
         coordinates = in_clip(coordinates, 4)
     generator = torch.Generator().manual_seed(0)
-    if isinstance(rotary := model.model.language_model.rotary_emb, DynImgRotaryEmbedding):
-        for theta in rotary.thetas:
-            theta.data.normal_(generator=generator)
+    rotary = model.model.language_model.rotary_emb
+    thetas = rotary.thetas if isinstance(rotary, DynImgRotaryEmbedding) else ()
+    for theta in thetas:
+        theta.data.normal_(generator=generator)
     features = torch.randn(5, 64, 64, generator=generator)
-    parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.layers.parameters()]
+    core = model.model
+    parameters = [*core.multi_modal_projector.parameters(), *core.language_model.layers.parameters(), *thetas]
     found = []
     for whole in (False, True):
         logits = read(model, features, coordinates[None], whole=whole)[0]
@@ -382,8 +383,8 @@ def test_the_same_seed_learns_the_same_and_every_seed_and_regime_something_else(
     assert not torch.equal(logits(replace(recipe, regime="fixed")), once)
 
 
-def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_is_taken(study, monkeypatch):
-    study = Study(study[0].folder, replace(QUICK, rates=(1e-3, 2e-3, 4e-3)), **QUIET)
+def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_is_taken(tmp_path, monkeypatch):
+    study = Study(tmp_path, replace(QUICK, rates=(1e-3, 2e-3, 4e-3)), **QUIET)
     learned = []
 
     def pretend(run: Run, rate: float):
@@ -401,30 +402,49 @@ def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_i
     assert split.tuned_on == replace(split, seed=0)
 
 
-def test_lora_tunes_a_checkpoint_of_plain_frames(study):
+def test_lora_tunes_a_checkpoint_of_plain_frames(study, monkeypatch, tmp_path):
+    learned = []
+    monkeypatch.setattr("benchmarks.motion.runs.learn", lambda *a: learned.append(a[1]) or learn(*a))
     study, runs = study[0], matching(all_runs(1), "lora-*")
     assert study.run(runs) == 2
+    checkpoint = study.folder / "checkpoints" / "plain-0.pt"
+    assert [(recipe.regime, recipe.start) for recipe in learned] == [("key", None), *[("fixed", checkpoint)] * 2]
     assert [study.read(run)["options"]["lora_r"] for run in runs] == [8, 8]
-    recipes = [study.recipe(run, 1e-3) for run in runs]
     features = study.data("canvas_apart", 0)["tuning"][0].float()
-    models = [begin(recipe, features, "cpu") for recipe in recipes]
+    models = [begin(recipe, features, "cpu") for recipe in learned[1:]]
     for model, trained in zip(models, (["lora", "projector"], ["lora", "projector", "theta"]), strict=True):
         parts = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert sorted(parts) == trained
+    first, second = ({n: p for n, p in model.named_parameters() if "lora_A" in n} for model in models)
+    assert first
+    assert all(torch.equal(first[name], second[name]) for name in first)
     one, two = (read(model, features, coordinates_of(CANVAS)[None])[0] for model in models)
     assert torch.equal(one, two)
     plain = build(CANVAS, 5)
-    plain.load_state_dict(torch.load(recipes[0].start))
+    plain.load_state_dict(torch.load(checkpoint))
     assert torch.allclose(read(plain, features, coordinates_of(CANVAS)[None])[0], one, atol=1e-5)
-    torch.save({"another": torch.zeros(1)}, recipes[0].start)
-    with pytest.raises(ValueError, match=r"plain-0.pt does not fit: it lacks .* and has \['another'\] besides"):
-        begin(recipes[0], features, "cpu")
+    torch.save({"another": torch.zeros(1)}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd.pt does not fit: it lacks .* and has \['another'\] besides"):
+        begin(replace(learned[1], start=tmp_path / "odd.pt"), features, "cpu")
 
 
-def test_a_checkpoint_of_plain_frames_sees_key_frames_alone():
+def test_key_frames_alone_are_their_cells():
     chosen = choose("key", 3, 4, 16, torch.Generator())
     assert chosen.shape == (3, 48)
     assert not parts_of(CANVAS, chosen).any()
+
+
+def test_a_folder_holds_one_scale(study):
+    with pytest.raises(ValueError, match=r"holds a study of .*'steps': 3.* but this one is of .*'steps': 4"):
+        Study(study[0].folder, replace(QUICK, steps=4), **QUIET)
+
+
+@pytest.mark.parametrize(("regime", "mean"), [("irregular", 48), ("stills", 88)])
+def test_what_is_drawn_for_a_batch_is_drawn_often_in_evaluation(regime, mean):
+    data = torch.zeros(2000, 64, 1), torch.zeros(2000, 8, dtype=torch.long)
+    lengths = [batch.features.shape[1] for batch in Reader(data, Recipe(CANVAS, regime), "cpu").batches()]
+    assert len(lengths) == 80
+    assert sum(lengths) / 80 == pytest.approx(mean, rel=0.1)
 
 
 def test_1d_rope_has_no_theta_norms(pair):

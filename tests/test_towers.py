@@ -242,7 +242,7 @@ def test_other_towers_are_refused_with_what_is_allowed_and_nothing_is_left_behin
 def test_an_offloaded_tower_is_refused():
     model, processor = joined("siglip")
     cpu_offload(model.model.vision_tower, execution_device="cpu")
-    with pytest.raises(ValueError, match="are offloaded; give the tower a device"):
+    with pytest.raises(ValueError, match="are offloaded; name a device for the tower"):
         model(**inputs_of(processor))
 
 

@@ -41,6 +41,6 @@ def install(model: Any) -> Any:
 
 
 def in_clip(coordinates: Tensor, images: int) -> Tensor:
-    """(..., tokens, 3) with t around each key frame -> t as the frame's number in the clip."""
+    """(..., tokens, 3) of all tokens in order, with t around each key frame -> t as the frame's number in the clip."""
     of_image = torch.arange(images, device=coordinates.device).repeat_interleave(coordinates.shape[-2] // images)
     return coordinates + torch.stack((of_image * GROUP + GROUP // 2, *of_image.new_zeros(2, len(of_image))), -1)

@@ -21,11 +21,12 @@ from dynimg_plugin import DynImgConfig
 from dynimg_plugin.budget import choose_cells, in_row
 from dynimg_plugin.layout import DynImgLayout
 
+from .files import write_json
 from .learning import OFFSETS, Reader, learn, read, theta_norms
 from .questions import QUESTIONS
 from .records import VERSION
 from .regimes import RANDOM, taken
-from .runs import Run, Study, write
+from .runs import Run, Study
 
 Budget = tuple[float, str]  # keep, keep_policy
 KEEPS = (1.0, 0.6, 0.4, 0.25, 0.1)
@@ -45,7 +46,7 @@ def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
     files = {budget: file_of(study, trained, rope, *budget, seed) for budget in BUDGETS}
     if not all(file.is_file() for file in files.values()):
         for budget, record in records(study, trained, rope, seed):
-            write(files[budget], record)
+            write_json(files[budget], record)
         study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
     return list(files.values())
 

@@ -5,7 +5,7 @@ visual tokens 0 .. 63 | q0 | q1 | ... | q7        every question sees all visual
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from . import last_layer
 from .axis_split import AxisSplit, in_clip, install
 from .model import FIRST_ANSWER, build, scale_projector
 from .questions import QUESTIONS
-from .regimes import choose, parts_of, taken
+from .regimes import DRAWN_FOR_A_BATCH, choose, parts_of, taken
 from .tower import Data
 
 BATCH, STEPS, EVERY = 64, 2400, 200  # on the canvas, fast direction rises from 50 to 95 % between steps 1,250 and 2,000
@@ -42,7 +42,7 @@ class Recipe:
     config: DynImgConfig
     regime: str = "fixed"
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     theta_lr: float = 1e-2
     axis_split: bool = False
     steps: int = STEPS
@@ -113,6 +113,12 @@ class Reader:
         answers = (self.answers[rows] + OFFSETS).to(self.device)
         return Batch(features, coordinates, parts_of(config, chosen), answers)
 
+    def batches(self) -> Iterator[Batch]:
+        """All clips in order, with the same random choices every time."""
+        generator = torch.Generator().manual_seed(0)
+        for rows in torch.arange(len(self.features)).split(25 if self.recipe.regime in DRAWN_FOR_A_BATCH else 250):
+            yield self.batch(rows, generator)
+
 
 def begin(recipe: Recipe, features: Tensor, device: str) -> Any:
     """The model before its first step: random, its projector fit to the features, or a checkpoint with LoRA in it."""
@@ -122,7 +128,9 @@ def begin(recipe: Recipe, features: Tensor, device: str) -> Any:
         if unknown or any(part_of(name) != "theta" for name in missing):
             raise ValueError(f"{recipe.start} does not fit: it lacks {missing} and has {unknown} besides; delete it")
         parts = ["projector", *(["theta"] if recipe.config.rope_4d else [])]
-        get_peft_model(model, lora_config(LORA_R, 2 * LORA_R, 0.0, parts=parts))  # in place
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            get_peft_model(model, lora_config(LORA_R, 2 * LORA_R, 0.0, parts=parts))  # in place
         return model
     model = install(model) if recipe.axis_split else model
     model.model.vision_tower.requires_grad_(False)
@@ -158,9 +166,8 @@ def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambd
 @torch.no_grad()
 def accuracy(model: Any, reader: Reader) -> dict[str, float]:
     """Percent right per question, out of the whole vocabulary; a regime's random choices are the same every time."""
-    generator, right = torch.Generator().manual_seed(0), []
-    for rows in torch.arange(len(reader.features)).split(250):
-        batch = reader.batch(rows, generator)
+    right = []
+    for batch in reader.batches():
         right.append(read(model, batch.features, batch.coordinates)[0].argmax(-1) == batch.answers)
     return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
 

@@ -33,6 +33,7 @@ CHOICES = {  # what runs call their regime -> what is chosen; "_time": t is real
     **{"order_time": "order", "irregular_slot": "irregular", "irregular_time": "irregular"},
 }
 RANDOM, KEY = "random", "key"
+DRAWN_FOR_A_BATCH = ("irregular", "stills", RANDOM)
 KEPT = 10 / 16
 FEWEST = 2  # DynImgs in "irregular"
 KEY_TOKENS = 12  # of a DynImg's 16, the first ones
@@ -47,6 +48,8 @@ def coordinates_of(config: DynImgConfig, images: tuple[int, ...] | None = None) 
     placeholders = torch.zeros(1, len(images) * table.num_tokens, dtype=torch.long)
     times = None
     if config.t_mode == "time":
+        if config.num_images != len(frame_numbers("canvas")):
+            raise ValueError("real time is built for the canvas arm's frames")
         times = frame_times(frame_numbers("canvas")[list(images)].tolist())[None]
     return token_coordinates(placeholders, 0, table, times)[0]
 
@@ -101,7 +104,7 @@ def taken(features: Tensor, config: DynImgConfig, chosen: Tensor | None) -> tupl
     if chosen is None:
         return features, table[None]
     chosen = chosen.to(features.device)
-    pool = torch.cat((features, features.roll(1, 0)), 1)
+    pool = features if chosen.max() < len(table) else torch.cat((features, features.roll(1, 0)), 1)
     found = pool.gather(1, chosen[..., None].expand(-1, -1, pool.shape[-1]))
     if config.t_mode == "time":  # whole DynImgs, timed from the first one on
         tokens = len(table) // config.num_images

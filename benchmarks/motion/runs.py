@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from dynimg_plugin import DynImgConfig
 from dynimg_plugin.config import ThetaScope
 
 from .arms import config_of
+from .files import write, write_json
 from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
 from .records import VERSION
 from .regimes import CHOICES, KEY
@@ -24,12 +26,11 @@ from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
 
-RATES = (4e-3, 8e-3)  # tried for every arm on the tuning split; 1e-3 and 2e-3 were far behind in pilots on the canvas
+RATES = (4e-3, 8e-3)  # tried for every tower on the tuning split; 1e-3 and 2e-3 were far behind in pilots on the canvas
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
 OTHERS = ("frames_16", "image_grid")  # ways of other papers
 PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
 LORA, PLAIN = "lora", "canvas_apart"  # whose key frames' cells no prompt has changed: a checkpoint of plain frames
-DYNIMGS = {"1": "dynimgs_1", "4": "canvas"}  # 16 would take four times as many tokens
 THETA_RATES = (1e-2, 1e-4, 1e-3, 5e-2)  # the default first
 
 
@@ -45,7 +46,7 @@ class Scale:
     rates: tuple[float, ...] = RATES
 
 
-QUICK = Scale(clips=64, tuning=16, evaluation=32, tower_steps=3, steps=3, rates=RATES[:1])
+QUICK = Scale(clips=64, tuning=16, evaluation=32, tower_steps=3, steps=3, rates=RATES[-1:])
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,26 @@ def all_runs(seeds: int) -> Iterator[Run]:
             yield Run("fusion", other, other, "fixed", seed)
         for prompts, fusion in PROMPTS.items():
             yield Run("frames", prompts, fusion, "fixed", seed)
-        for number, fusion in DYNIMGS.items():
-            yield Run("dynimgs", number, fusion, "fixed", seed)
 
 
 class Study:
-    """Runs into a folder: runs/*.json, tuning/*.json, features/*.pt.
+    """Runs into a folder: study.json, runs/*.json, tuning/*.json, features/*.pt, checkpoints/*.pt.
 
     Args:
         show: gets lines of progress.
+
+    Raises:
+        ValueError: the folder holds a study of another scale.
     """
 
     def __init__(self, folder: Path, scale: Scale | None = None, device: str = "auto", show: Any = print) -> None:
         self.folder, self.scale, self.show = folder, scale or Scale(), show
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        file, own = folder / "study.json", {"version": VERSION, **asdict(self.scale), "rates": list(self.scale.rates)}
+        if not file.is_file():
+            write_json(file, own)
+        elif (there := json.loads(file.read_text("utf-8"))) != own:
+            raise ValueError(f"{folder} holds a study of {there}, but this one is of {own}; take another --output")
 
     def run(self, runs: list[Run], others: Iterable[Run] = ()) -> int:
         """Make those runs that have no JSON yet; returns how many. The same work under another name is copied.
@@ -157,8 +164,10 @@ class Study:
         self.show(f"{len(runs)} runs, {len(runs) - len(missing)} there already, on {self.device}")
         done = {run.work: run for run in (*others, *runs) if self.file(run).is_file()}
         for number, run in enumerate(missing, 1):
+            if self.file(run).is_file():  # another process was quicker
+                continue
             record = {**(self.read(done[run.work]) if run.work in done else self._record(run)), **run.names}
-            write(self.file(run), record)
+            write_json(self.file(run), record)
             done[run.work] = run
             found = "  ".join(f"{question} {right:.0f}" for question, right in record["accuracy"].items())
             self.show(f"{number}/{len(missing)} {run.name}: {found}  ({record['wall_seconds']:.0f} s)")
@@ -194,13 +203,11 @@ class Study:
             self.show(f"a checkpoint of plain frames, seed {seed}")
             recipe = replace(self.recipe(like, rate), regime=KEY)
             model, _ = learn(self.data(PLAIN, seed), recipe, self.device, self._point)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(model.state_dict(), file.with_suffix(".part"))
-            file.with_suffix(".part").replace(file)
+            write(file, partial(torch.save, model.state_dict()))
         return file
 
     def rate(self, run: Run) -> tuple[float, int]:
-        """The learning rate that was best for such runs on the tuning split, and how many were tried."""
+        """The learning rate that was best for runs of this tower on the tuning split, and how many were tried."""
         rates = self.scale.rates
         if len(rates) == 1:
             return rates[0], 1
@@ -215,7 +222,7 @@ class Study:
         file = self.folder / "tuning" / f"{run.line}-{rate:g}.json"
         if not file.is_file():
             self.show(f"{run.line} with learning rate {rate:g}")
-            write(file, self._learned(run, rate))
+            write_json(file, self._learned(run, rate))
         return json.loads(file.read_text("utf-8"))
 
     def _point(self, point: dict[str, Any]) -> None:
@@ -230,15 +237,15 @@ class Study:
 
     def _learned(self, run: Run, rate: float) -> dict[str, Any]:
         data = self.data(run.fusion, run.seed)
-        wall, cpu = time.perf_counter(), time.process_time()
         recipe = self.recipe(run, rate)
+        wall, cpu = time.perf_counter(), time.process_time()
         model, curve = learn(data, recipe, self.device, self._point)
         reader = Reader(data["evaluation"], recipe, self.device)
         return {
             "version": VERSION,
             **run.names,
             "options": run.options,
-            "visual_tokens": reader.batch(torch.arange(1), torch.Generator()).features.shape[1],
+            "visual_tokens": round(fmean(batch.features.shape[1] for batch in reader.batches())),
             "steps": recipe.steps,
             "learning_rate": rate,
             "tuned": 1,
@@ -264,10 +271,3 @@ def matching(runs: Iterable[Run], pattern: str) -> list[Run]:
         return found
     lines = ", ".join(dict.fromkeys(run.line for run in runs_here))
     raise ValueError(f"no run is called {pattern!r}; runs are called LINE-SEED, with lines {lines}")
-
-
-def write(file: Path, record: dict[str, Any]) -> None:
-    """As JSON, at once: a killed run leaves no half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    file.with_suffix(".part").replace(file)

@@ -130,7 +130,7 @@ def _tokens(runs: Mapping[int, Record]) -> str:
 
 
 def costs(arms: Arms) -> str:
-    head = ["experiment", "arm", "regime", "options", "steps", "learning rate", "rates tried", "runs"]
+    head = ["experiment", "arm", "regime", "options", "steps", "learning rate", "rates tried for the tower", "runs"]
     return table(
         [*head, "CPU s a run", "wall s a run", "device"],
         (

@@ -7,6 +7,7 @@ a prompt's one cell the whole frame.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from .arms import attention_of, config_of, frame_numbers, layout_of, paint
+from .files import write
 from .model import WIDTH, build
 from .scenes import KINDS, SIDE, Clips, render
 
@@ -103,7 +105,5 @@ def encoded(arm: str, splits: dict[str, Clips], seed: int, device: str, folder: 
         split: (((found[split] - mean) / deviation).half(), torch.from_numpy(clips.answers))
         for split, clips in splits.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"wanted": wanted, "loss": loss, "data": data}, file.with_suffix(".part"))
-    file.with_suffix(".part").replace(file)
+    write(file, partial(torch.save, {"wanted": wanted, "loss": loss, "data": data}))
     return data
