@@ -2,6 +2,7 @@
 # with it, so the native operator is compiled after it. llava-torch asks for torch 2.0 and transformers 4.36, but its
 # models run on current ones; tests patch them.
 PYTHON ?= python3
+INSTALL := install --no-compile# Python compiles what is imported; all of it would take two minutes
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -37,8 +38,8 @@ check: $(READY)
 
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard dynimg_plugin/csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -c constraints.txt --no-deps llava-torch
+	$(BIN)/pip $(INSTALL) -c constraints.txt -e ".[dev]"
+	$(BIN)/pip $(INSTALL) -c constraints.txt --no-deps llava-torch
 	$(BIN)/dynimg build-ext
 	touch $@
 
@@ -47,7 +48,7 @@ $(OLDEST_READY): constraints-oldest.txt $(READY)
 	$(OLDEST)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))" > $(OLDEST)/.packages
 	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(%r)' % s.get_path('purelib'))" \
 		> "$$(cat $(OLDEST)/.packages)/newest.pth"
-	$(OLDEST)/bin/pip install -r constraints-oldest.txt
+	$(OLDEST)/bin/pip $(INSTALL) -r constraints-oldest.txt
 	touch $@
 
 clean:
