@@ -1,7 +1,8 @@
 """A token budget: which of a DynImg's pooled cells the language model gets to see.
 
-keep=0.4 keeps 58 of 144 cells of every DynImg, in their order and each with its own (t, h, w). How many are kept is
-known beforehand, so that a processor can write the placeholders; which ones, the features tell in every forward.
+keep=0.4 keeps 58 of 144 cells of every DynImg, in their order, each with its own (t, h, w) and its own position in the
+sequence (see `places`). How many are kept is known beforehand, so that a processor can write the placeholders; which
+ones, the features tell in every forward.
 """
 
 from __future__ import annotations

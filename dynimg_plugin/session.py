@@ -22,6 +22,7 @@ from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
+from dynimg_plugin.places import ahead_of, remember, with_further_places, with_places
 from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.towers import encode_beside
@@ -80,6 +81,7 @@ class Session:
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
     encoded: DynImgFeatures | None = None  # of the forward in flight, where they are needed before it asks for them
+    ahead: Tensor | None = None  # of the forward in flight, see places.remember()
 
     @classmethod
     def of(cls, patch: Patch, config: DynImgConfig, implementation: Implementation) -> Self:
@@ -121,7 +123,7 @@ class Session:
             rebind(attention, "forward")
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
         config = with_kept(self.config, kwargs.pop(KEPT, None))
-        coordinates = encoded = kept = None
+        coordinates = encoded = kept = ahead = None
         if self.config.rope_4d or not config.keeps_all:
             given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
             given |= given.pop("kwargs", {})
@@ -131,10 +133,14 @@ class Session:
                 kept = kept_of_rows(encoded.kept, visual, config)
                 if "M-RoPE" in self.patch.rope:
                     args, kwargs = (), with_positions(core, given, visual, kept, config)
+                else:
+                    (kwargs, ahead), args = with_places(given, visual, kept, config), ()
+            elif (further := ahead_of(given)) is not None:
+                args, kwargs = (), with_further_places(given, torch.zeros_like(further), extent(given)[1])
             if self.config.rope_4d:
                 coordinates = self.coordinates(core, given, explicit, times, kept)
         self.turn.take()
-        self.encoded = encoded
+        self.encoded, self.ahead = encoded, ahead
         for module in self.rotary(core):
             module.coordinates = coordinates
         return args, kwargs
@@ -145,7 +151,9 @@ class Session:
             return
         for module in self.rotary(core):
             module.coordinates = None
-        self.encoded = None
+        if self.ahead is not None:
+            remember(self.ahead, output)
+        self.encoded = self.ahead = None
         self.turn.give()
 
     def coordinates(

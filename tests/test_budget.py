@@ -227,8 +227,9 @@ def test_kept_tokens_are_those_of_the_whole_prompt_with_their_own_coordinates(fa
     handle.remove()
     decoder = whole.model.language_model
     decoder.rotary_emb.coordinates = seen["coordinates"][:, stays]
-    positions = seen["position_ids"]  # in M-RoPE a token's own; elsewhere the number of the token in the prompt
-    positions = positions[..., stays] if family == "qwen3_vl" else torch.arange(int(stays.sum()))[None]
+    positions = seen["position_ids"]  # of the whole prompt: with M-RoPE three of them, else the number of the token
+    positions = torch.arange(len(stays))[None] if positions is None else positions
+    positions = positions[..., stays]
     further = {}
     if "visual_pos_masks" in seen:
         further = {"visual_pos_masks": seen["visual_pos_masks"][:, stays]}

@@ -59,6 +59,18 @@ def test_kept_tokens_keep_their_features_and_coordinates(data, model):
     assert torch.equal(where, coordinates[cells].expand(24, -1, -1))
 
 
+def test_kept_tokens_stand_where_they_stood_but_where_they_close_ranks(data, model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(budget, "read", lambda *given: seen.append(given[3]) or learning.read(*given))
+    reader = learning.Reader(data["evaluation"], learning.Recipe(replace(CANVAS, rope_4d=True)), "cpu")
+    for closed in (False, True):
+        budget.accuracy(model, reader, 0.25, "uniform", closed)
+    config = budget.with_budget(CANVAS, 0.25, "uniform")
+    cells = [16 * image + cell for image in range(4) for cell in spread_cells(DynImgLayout.from_config(config), config)]
+    assert seen[0].tolist() == [[*cells, *[64] * 8]] * 24
+    assert seen[1] is None
+
+
 def test_random_training_draws_how_many_tokens_are_kept():
     generator = torch.Generator().manual_seed(0)
     batches = [regimes.choose("random", 3, 4, 16, generator) for _ in range(60)]
@@ -72,10 +84,10 @@ def test_a_model_is_written_down_at_every_budget_and_trained_once(tmp_path, monk
     monkeypatch.setattr(budget, "ROPES", ("4d",))
     files = budget.run(study, seeds=1)
     arms = by_arm(load(tmp_path / "runs"))
-    assert len(arms) == len(files) == 2 * len(budget.KEEPS) * len(budget.POLICIES)
+    assert len(arms) == len(files) == 3 * len(budget.KEEPS) * len(budget.POLICIES)
     assert {run[0].visual_tokens for run in arms.values()} == {64, 40, 24, 16, 8}
-    assert {(arm.arm, arm.regime) for arm in arms} == {("4d", "full"), ("4d", "random")}
-    record = json.loads(budget.file_of(study, "random", "4d", 0.4, "motion", 0).read_text("utf-8"))
+    assert {(arm.arm, arm.regime) for arm in arms} == {("4d", way) for way in ("full", "closed", "random")}
+    record = json.loads(budget.file_of(study, "4d", 0, "random", 0.4, "motion").read_text("utf-8"))
     assert record["options"] == {"keep": 0.4, "keep_policy": "motion"}
     assert record["theta_norms"]["t"] > 0
     monkeypatch.setattr(budget, "learn", None)  # would raise if it were called

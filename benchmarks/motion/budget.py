@@ -1,6 +1,7 @@
 """Accuracy against kept tokens: the project's own choice of cells on the study's models, trained in two ways.
 
     full      trained on all tokens, evaluated with fewer: what somebody gets who sets `keep` on a model that is there
+    closed    the same model where kept tokens close ranks; elsewhere they keep their positions in the sequence
     random    the number of tokens kept of a DynImg is drawn anew at every step of training, and which ones too
 
 One model per RoPE, way of training and seed is evaluated at every budget. Each of its runs is written down with an
@@ -25,14 +26,15 @@ from .files import write_json
 from .learning import OFFSETS, Reader, learn, read, theta_norms
 from .questions import QUESTIONS
 from .records import VERSION
-from .regimes import RANDOM, taken
+from .regimes import RANDOM, places_of, taken
 from .runs import Run, Study
 
-Budget = tuple[float, str]  # keep, keep_policy
+Line = tuple[str, float, str]  # full, closed or random; keep; keep_policy
 KEEPS = (1.0, 0.6, 0.4, 0.25, 0.1)
 POLICIES = ("motion", "similarity", "uniform")
 BUDGETS = [(keep, policy) for keep in KEEPS for policy in POLICIES]
 ROPES = ("1d", "4d")
+CLOSED = "closed"
 TRAINED = {"full": "fixed", "random": RANDOM}  # how the model was trained -> the regime of its visual tokens
 
 
@@ -43,19 +45,25 @@ def run(study: Study, seeds: int) -> list[Path]:
 
 
 def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
-    files = {budget: file_of(study, trained, rope, *budget, seed) for budget in BUDGETS}
+    lines = [(way, *budget) for way in ways_of(trained) for budget in BUDGETS]
+    files = {line: file_of(study, rope, seed, *line) for line in lines}
     if not all(file.is_file() for file in files.values()):
-        for budget, record in records(study, trained, rope, seed):
-            write_json(files[budget], record)
+        for line, record in records(study, trained, rope, seed):
+            write_json(files[line], record)
         study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
     return list(files.values())
 
 
-def file_of(study: Study, trained: str, rope: str, keep: float, policy: str, seed: int) -> Path:
-    return study.folder / "runs" / f"budget-{trained}-{rope}-{policy}-{keep:g}-{seed}.json"
+def ways_of(trained: str) -> list[str]:
+    """How a model that was trained so is evaluated."""
+    return [trained, CLOSED] if trained == "full" else [trained]
 
 
-def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[Budget, dict[str, Any]]]:
+def file_of(study: Study, rope: str, seed: int, way: str, keep: float, policy: str) -> Path:
+    return study.folder / "runs" / f"budget-{way}-{rope}-{policy}-{keep:g}-{seed}.json"
+
+
+def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[Line, dict[str, Any]]]:
     """Train one model on the canvas arm's features and evaluate it at every budget."""
     like = Run("budget", rope, "canvas", TRAINED[trained], seed, rope == "4d")
     rate, tuned = study.rate(like)
@@ -64,26 +72,26 @@ def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[
     recipe = study.recipe(like, rate)
     model, curve = learn(data, recipe, study.device)
     reader = Reader(data["evaluation"], recipe, study.device)
-    found = {budget: accuracy(model, reader, *budget) for budget in BUDGETS}
+    lines = [(way, *budget) for way in ways_of(trained) for budget in BUDGETS]
+    found = {line: accuracy(model, reader, *line[1:], closed=line[0] == CLOSED) for line in lines}
     shared = {
         "version": VERSION,
         **like.names,
-        "regime": trained,
         "steps": recipe.steps,
         "learning_rate": rate,
         "tuned": tuned,
         "curve": curve,
         "theta_norms": theta_norms(model),
         "attention": None,
-        "wall_seconds": (time.perf_counter() - wall) / len(BUDGETS),
-        "cpu_seconds": (time.process_time() - cpu) / len(BUDGETS),
+        "wall_seconds": (time.perf_counter() - wall) / len(found),
+        "cpu_seconds": (time.process_time() - cpu) / len(found),
         "device": study.device,
         "torch": torch.__version__,
     }
-    for (keep, policy), right in found.items():
+    for (way, keep, policy), right in found.items():
         tokens = with_budget(recipe.config, keep, policy).tokens_per_video
         own = {"options": {"keep": keep, "keep_policy": policy}, "visual_tokens": tokens, "accuracy": right}
-        yield (keep, policy), {**shared, **own}
+        yield (way, keep, policy), {**shared, "regime": way, **own}
 
 
 def with_budget(config: DynImgConfig, keep: float, policy: str) -> DynImgConfig:
@@ -91,13 +99,18 @@ def with_budget(config: DynImgConfig, keep: float, policy: str) -> DynImgConfig:
 
 
 @torch.no_grad()
-def accuracy(model: Any, reader: Reader, keep: float, policy: str) -> dict[str, float]:
-    """Percent right per question when the language model sees the cells that the policy keeps of every DynImg."""
+def accuracy(model: Any, reader: Reader, keep: float, policy: str, closed: bool = False) -> dict[str, float]:
+    """Percent right per question when the language model sees the cells that the policy keeps of every DynImg.
+
+    Args:
+        closed: kept tokens are numbered anew, without gaps.
+    """
     right = []
     for rows in torch.arange(len(reader.features)).split(250):
         features = reader.features[rows].to(reader.device).float()
         chosen = kept_tokens(model, features, with_budget(reader.recipe.config, keep, policy))
-        logits = read(model, *taken(features, reader.recipe.config, chosen))[0]
+        places = None if closed else places_of(chosen, len(QUESTIONS), features.shape[1])
+        logits = read(model, *taken(features, reader.recipe.config, chosen), places)[0]
         right.append(logits.argmax(-1).cpu() == reader.answers[rows] + OFFSETS)
     return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
 

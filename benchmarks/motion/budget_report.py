@@ -54,8 +54,8 @@ def section(arms: Arms, timings: Mapping[str, Any] | None, pictures: Sequence[st
 
 
 INTRODUCTION = """`keep` is the share of a DynImg's pooled tokens that the language model sees, each with its own
-coordinates. Regime `full`: trained on all tokens, evaluated with fewer; `random`: the share was drawn anew at every
-step of training."""
+coordinates and its own position in the sequence. Regime `full`: trained on all tokens, evaluated with fewer; `closed`:
+the same models where kept tokens close ranks; `random`: the share was drawn anew at every step of training."""
 
 
 def _accuracies(found: Mapping[Line, Mapping[float, Mapping[int, Record]]]) -> str:

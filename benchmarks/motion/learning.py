@@ -25,7 +25,7 @@ from . import last_layer
 from .axis_split import AxisSplit, in_clip, install
 from .model import FIRST_ANSWER, build, scale_projector
 from .questions import QUESTIONS
-from .regimes import DRAWN_FOR_A_BATCH, choose, parts_of, taken
+from .regimes import DRAWN_FOR_A_BATCH, RANDOM, choose, parts_of, places_of, taken
 from .tower import Data
 
 BATCH, STEPS, EVERY = 64, 2400, 200  # on the canvas, fast direction rises from 50 to 95 % between steps 1,250 and 2,000
@@ -64,7 +64,7 @@ def read(
     """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned.
 
     Args:
-        positions: (1, visual + questions), position ids with gaps; None: without.
+        positions: (n or 1, visual + questions), position ids with gaps; None: without.
         whole: compute the last layer for all tokens, and return attentions.
     """
     core, visual = model.model, features.shape[1]
@@ -77,7 +77,7 @@ def read(
         output = core(
             inputs_embeds=torch.cat([core.multi_modal_projector(features), asked], 1),
             attention_mask=mask,
-            position_ids=in_a_row if positions is None else positions,
+            position_ids=in_a_row if positions is None else positions.to(features.device),
             rope4d_coords=F.pad(coordinates, (0, 0, 0, len(QUESTIONS))).to(features.device),
             use_cache=False,
             output_attentions=whole,
@@ -87,11 +87,12 @@ def read(
 
 @dataclass(frozen=True)
 class Batch:
-    """Visual features (n, tokens, c), coordinates (n or 1, tokens, 3) and what each token shows (see `parts_of`);
-    answers (n, questions) as tokens."""
+    """Visual features (n, tokens, c), coordinates (n or 1, tokens, 3), position ids where they have gaps, and what each
+    token shows (see `parts_of`); answers (n, questions) as tokens."""
 
     features: Tensor
     coordinates: Tensor
+    positions: Tensor | None
     parts: Tensor
     answers: Tensor
 
@@ -107,11 +108,12 @@ class Reader:
         config, features = self.recipe.config, self.features[rows].to(self.device).float()
         tokens = features.shape[1] // config.num_images
         chosen = choose(self.recipe.regime, len(rows), config.num_images, tokens, generator)
+        places = places_of(chosen, len(QUESTIONS), features.shape[1]) if self.recipe.regime == RANDOM else None
         features, coordinates = taken(features, config, chosen)
         if self.recipe.axis_split:
             coordinates = in_clip(coordinates, config.num_images)
         answers = (self.answers[rows] + OFFSETS).to(self.device)
-        return Batch(features, coordinates, parts_of(config, chosen), answers)
+        return Batch(features, coordinates, places, parts_of(config, chosen), answers)
 
     def batches(self) -> Iterator[Batch]:
         """All clips in order, with the same random choices every time."""
@@ -150,7 +152,7 @@ def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambd
     for step in range(1, recipe.steps + 1):
         rows = torch.randint(len(reader.features), (BATCH,), generator=generator)
         batch = reader.batch(rows, generator)
-        logits = read(model, batch.features, batch.coordinates)[0]
+        logits = read(model, batch.features, batch.coordinates, batch.positions)[0]
         loss = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -168,7 +170,7 @@ def accuracy(model: Any, reader: Reader) -> dict[str, float]:
     """Percent right per question, out of the whole vocabulary; a regime's random choices are the same every time."""
     right = []
     for batch in reader.batches():
-        right.append(read(model, batch.features, batch.coordinates)[0].argmax(-1) == batch.answers)
+        right.append(read(model, batch.features, batch.coordinates, batch.positions)[0].argmax(-1) == batch.answers)
     return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
 
 

@@ -3,12 +3,13 @@
 A regime chooses, per clip, which tokens come in which order; their coordinates go with them.
 
     fixed        all in the layout's order: the sequence index tells where a token belongs
-    dropped      10 of a DynImg's 16 tokens, at random, in order
+    dropped      10 of a DynImg's 16 tokens, at random, in order, and what is left closes ranks
     shuffled     a DynImg's tokens in random order (a control, no use case)
     order        the DynImgs in random order, each as it is
     irregular    2 to 4 of the DynImgs, at random, in order: how long it is between them differs
     stills       before some DynImgs stands a still of another clip: the cells of a key frame, at coordinate 0
-    random       for training only: of each DynImg as many tokens as is drawn for the batch, at random, in order
+    random       for training only: of each DynImg as many tokens as is drawn for the batch, at random, at their own
+                 positions in the sequence, as `least_keep` of `dynimg train` has it
     key          for training only: the key frames' cells
 
 How many, and before which DynImgs, is drawn for the batch. In "order" and "irregular" t may be real time.
@@ -20,6 +21,7 @@ from dataclasses import replace
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynimg_plugin import DynImgConfig
@@ -111,6 +113,11 @@ def taken(features: Tensor, config: DynImgConfig, chosen: Tensor | None) -> tupl
         shown = (chosen[:, ::tokens] // tokens).tolist()
         return found, torch.stack([coordinates_of(config, tuple(images)) for images in shown]).to(features.device)
     return found, torch.cat((table, torch.zeros_like(table)))[chosen]
+
+
+def places_of(chosen: Tensor | None, questions: int, tokens: int) -> Tensor | None:
+    """(n, visual + questions) position ids of tokens that stay where they were among all `tokens`; None: all did."""
+    return None if chosen is None else F.pad(chosen, (0, questions), value=tokens)
 
 
 def parts_of(config: DynImgConfig, chosen: Tensor | None) -> Tensor:

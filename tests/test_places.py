@@ -1,0 +1,77 @@
+"""Kept tokens keep their positions in the sequence: gaps in position ids, also while a model writes on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from modelling import noise_video, patched, randomise_theta, sharpen
+from transformers import DynamicCache
+
+from dynimg_plugin import DynImgConfig
+from dynimg_plugin.places import AHEAD, gaps, with_places
+
+CONFIG = DynImgConfig(num_images=2, keep=3 / 16, pooled_size=4, keep_policy="uniform")  # 3 of 16 tokens
+
+
+def row(picture: str) -> torch.Tensor:
+    """ "ab[..]" -> where the dots are."""
+    return torch.tensor([[character == "." for character in picture]])
+
+
+def test_text_after_a_dynimg_stands_where_it_stood_and_kept_tokens_between():
+    kept = torch.tensor([[0, 5, 15, 16 + 2, 16 + 3, 16 + 9]])
+    visual = row("ab...c...de")
+    shift, ahead = gaps(visual, kept, CONFIG)
+    positions = torch.arange(11) + shift
+    assert positions.tolist() == [[0, 1, 2, 7, 17, 18, 19 + 2, 19 + 3, 19 + 9, 35, 36]]
+    assert ahead.tolist() == [[26]]
+
+
+def test_what_stands_between_the_rows_of_a_dynimg_comes_after_the_token_before_it():
+    shift, _ = gaps(row("a.n..nb"), torch.tensor([[1, 6, 14]]), CONFIG)
+    assert (torch.arange(7) + shift).tolist() == [[0, 2, 3, 8, 16, 18, 19]]
+
+
+def test_rows_without_dynimgs_have_no_gaps_and_padding_does_not_count():
+    visual = torch.cat((row("__a...b"), row("abcdefg")))
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[0, :2] = 0
+    given, ahead = with_places({"attention_mask": mask}, visual, torch.tensor([[0, 5, 15]]), CONFIG)
+    assert given["position_ids"][0, 2:].tolist() == [0, 1, 6, 16, 17]
+    assert given["position_ids"][1].tolist() == list(range(7))
+    assert ahead.tolist() == [[13], [0]]
+
+
+def test_positions_that_are_given_are_moved_and_a_mask_is_made_where_there_is_none():
+    visual, kept = row("a...b"), torch.tensor([[0, 5, 15]])
+    given, _ = with_places({"position_ids": torch.arange(5)[None] + 100}, visual, kept, CONFIG)
+    assert given["position_ids"].tolist() == [[100, 101, 106, 116, 117]]
+    assert given["attention_mask"].tolist() == [[1] * 5]
+    cache = SimpleNamespace(get_seq_length=lambda: 7)
+    given, _ = with_places({"past_key_values": cache}, visual, kept, CONFIG)
+    assert given["position_ids"].tolist() == [[7, 8, 13, 23, 24]]
+
+
+@pytest.mark.parametrize(("named", "plain"), [(True, False), (False, False), (False, True)])
+@torch.no_grad()
+def test_a_loop_of_ones_own_goes_on_where_the_prompt_ends(named, plain):
+    """Token by token with a cache gives the logits of the whole, with and without position ids from outside."""
+    model, processor = patched("llava_onevision", DynImgConfig(num_images=2, keep=0.3))
+    sharpen(model)
+    randomise_theta(model)
+    inputs = processor(text="What moves?", videos=noise_video(), return_tensors="pt")
+    written = torch.tensor([[5, 9, 7]])
+    ids = torch.cat((inputs["input_ids"], written), 1)
+    whole = model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[:, -3:]
+    cache = DynamicCache(config=model.config.text_config)
+    length = inputs["input_ids"].shape[1]
+    model(**inputs, past_key_values=cache, use_cache=True, return_dict=not plain)
+    assert getattr(cache, AHEAD).tolist() == [[2 * (144 - 43)]]
+    for place in range(3):
+        position = {"position_ids": torch.tensor([[length + place]])} if named else {}
+        logits = model(
+            input_ids=written[:, place : place + 1], past_key_values=cache, use_cache=True, **position
+        ).logits
+        torch.testing.assert_close(logits[:, 0], whole[:, place], atol=1e-3, rtol=0)
