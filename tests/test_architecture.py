@@ -14,7 +14,7 @@ LAYERS = [
     {"compat", "config", "ops", "placeholders"},
     {"layout", "families", "rope", "hub"},
     {"suggestion", "original_processor"},
-    {"video", "pooling", "attention", "budget", "mrope", "towers"},
+    {"video", "pooling", "attention", "budget", "mrope", "places", "towers"},
     {"composition", "coordinates"},
     {"visuals", "session", "preview"},
     {"processing", "overriding", "original"},
