@@ -9,6 +9,7 @@ In the miniature study a model that was trained on all tokens loses far less so 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -17,7 +18,17 @@ from transformers import Cache
 
 from dynimg_plugin.config import DynImgConfig
 
-AHEAD = "dynimg_ahead"  # on a cache: (b, 1), how far positions of its rows run ahead of the number of tokens
+AHEAD = "dynimg_ahead"  # on a cache: its length after the prompt, and how far positions then run ahead of it, (b, 1)
+
+
+def by_name(core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a core's forward, "self" among them; those without a name of their own beside the others."""
+    signature = inspect.signature(type(core).forward)
+    given = signature.bind_partial(core, *args, **kwargs).arguments
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name, {})
+    return given
 
 
 def with_places(
@@ -27,7 +38,15 @@ def with_places(
 
     Args:
         visual: (b, s), where the tokens of DynImgs are. kept: (rows with DynImgs, kept), indices among all of a row.
+
+    Raises:
+        ValueError: the cache holds something already.
     """
+    if (cache := given.get("past_key_values")) is not None and cache.get_seq_length():
+        raise ValueError(
+            f"DynImgs with keep={config.keep} came after {cache.get_seq_length()} tokens that are in the cache; "
+            "give the whole prompt at once"
+        )
     shift, ahead = gaps(visual, kept, config)
     moved = with_further_places(given, shift, visual.shape[1])
     if moved.get("attention_mask") is None:  # or gaps would be taken for the seams of packed sequences
@@ -38,24 +57,29 @@ def with_places(
 def with_further_places(given: dict[str, Any], shift: Tensor, length: int) -> dict[str, Any]:
     """The core's arguments with position_ids moved by `shift`, (b, s) or (b, 1)."""
     arguments = {name: value for name, value in given.items() if name != "self"}
-    positions = arguments.get("position_ids")
-    if positions is None:
-        positions = _in_a_row(arguments, length, shift.device)
-    before = ahead_of(arguments)
-    return {**arguments, "position_ids": positions.to(shift.device) + shift + (0 if before is None else before)}
+    positions, cache = arguments.get("position_ids"), arguments.get("past_key_values")
+    if positions is None:  # as the models number tokens themselves
+        past = 0 if cache is None else int(cache.get_seq_length())
+        positions = torch.arange(past, past + length)[None]
+    return {**arguments, "position_ids": positions.to(shift.device) + shift}
 
 
-def ahead_of(given: dict[str, Any]) -> Tensor | None:
-    """(b, 1), of a forward that goes on after DynImgs with a budget; None of any other."""
-    cache = given.get("past_key_values")
-    return getattr(cache, AHEAD, None) if cache is not None and cache.get_seq_length() else None
+def ahead_of(cache: Any) -> Tensor | None:
+    """(b, 1), where a forward goes on after DynImgs with a budget; None otherwise. Forgets it in an emptied cache."""
+    if (noted := getattr(cache, AHEAD, None)) is None:
+        return None
+    length, ahead = noted
+    if cache.get_seq_length() >= length:
+        return ahead
+    delattr(cache, AHEAD)
+    return None
 
 
 def remember(ahead: Tensor, output: Any) -> None:
     """Write on the cache that a forward returns how far its positions are ahead; a copied cache brings it along."""
     for part in output if isinstance(output, tuple) else output.values():
         if isinstance(part, Cache):
-            setattr(part, AHEAD, ahead)
+            setattr(part, AHEAD, (int(part.get_seq_length()), ahead))
 
 
 def gaps(visual: Tensor, kept: Tensor, config: DynImgConfig) -> tuple[Tensor, Tensor]:
@@ -71,12 +95,3 @@ def gaps(visual: Tensor, kept: Tensor, config: DynImgConfig) -> tuple[Tensor, Te
     inside = visual[rows] | (within[rows] > 0)  # and what a family writes between a DynImg's rows
     dropped[rows] = torch.where(inside, of_kept.gather(1, last), dropped[rows])
     return dropped, images[:, -1:] * (whole - tokens)
-
-
-def _in_a_row(arguments: dict[str, Any], length: int, device: torch.device) -> Tensor:
-    """(b or 1, s), as the models number tokens: padding does not count."""
-    mask, cache = arguments.get("attention_mask"), arguments.get("past_key_values")
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:].to(device)
-    past = 0 if cache is None else cache.get_seq_length()
-    return torch.arange(past, past + length, device=device)[None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import RLock, local
@@ -22,7 +21,7 @@ from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
-from dynimg_plugin.places import ahead_of, remember, with_further_places, with_places
+from dynimg_plugin.places import ahead_of, by_name, remember, with_further_places, with_places
 from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.towers import encode_beside
@@ -124,9 +123,9 @@ class Session:
         explicit, times = (kwargs.pop(name, None) for name in EXTRA_INPUTS)
         config = with_kept(self.config, kwargs.pop(KEPT, None))
         coordinates = encoded = kept = ahead = None
-        if self.config.rope_4d or not config.keeps_all:
-            given = inspect.signature(type(core).forward).bind_partial(core, *args, **kwargs).arguments
-            given |= given.pop("kwargs", {})
+        further = ahead_of(kwargs.get("past_key_values"))
+        if self.config.rope_4d or not config.keeps_all or further is not None:
+            given = by_name(core, args, kwargs)
             if not config.keeps_all and self._carries_dynimgs(given):
                 encoded = self._encoded(core, given, config)
                 visual = placeholders_in(given.get("input_ids"), core.config.image_token_id, config)
@@ -135,8 +134,8 @@ class Session:
                     args, kwargs = (), with_positions(core, given, visual, kept, config)
                 else:
                     (kwargs, ahead), args = with_places(given, visual, kept, config), ()
-            elif (further := ahead_of(given)) is not None:
-                args, kwargs = (), with_further_places(given, torch.zeros_like(further), extent(given)[1])
+            elif further is not None:
+                args, kwargs = (), with_further_places(given, further, extent(given)[1])
             if self.config.rope_4d:
                 coordinates = self.coordinates(core, given, explicit, times, kept)
         self.turn.take()
@@ -151,10 +150,10 @@ class Session:
             return
         for module in self.rotary(core):
             module.coordinates = None
-        if self.ahead is not None:
-            remember(self.ahead, output)
-        self.encoded = self.ahead = None
+        ahead, self.encoded, self.ahead = self.ahead, None, None
         self.turn.give()
+        if ahead is not None and output is not None:
+            remember(ahead, output)
 
     def coordinates(
         self,
