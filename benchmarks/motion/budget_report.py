@@ -15,6 +15,7 @@ from .questions import CHANCE
 from .records import ALL, MEASURES, Arms, Record, score
 
 ALLOWED_LOSS = 1.0  # points
+WAYS = {"full": "trained on all", "closed": "the same, ranks closed", "random": "random budgets"}
 Line = tuple[str, str, str]  # RoPE, regime (how the model was trained), policy
 
 
@@ -119,7 +120,7 @@ def figure(arms: Arms) -> Figure:
                 points = {_tokens(runs): each for runs in line.values() if (each := _scores(runs, measure))}
                 plots.line(axis, points, policies.index(policy), f"{policy}, {rope}", "-" if rope == "4d" else "--")
         axis.axhline(score(CHANCE, measure), color=plots.GREY, linestyle=":", label="chance")
-        axis.set(title=f"{plots.TITLES[measure]}, trained: {regime}", ylim=(0, 102), xscale="log")
+        axis.set(title=f"{plots.TITLES[measure]}, {WAYS.get(regime, regime)}", ylim=(0, 102), xscale="log")
         axis.set_xticks(tokens, map(str, tokens))
         axis.minorticks_off()
     return plots.finished(shown, axes, "visual tokens kept of a video", "accuracy (%)")
