@@ -15,12 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynimg_plugin.compat import takes_outputs
 from dynimg_plugin.config import DynImgConfig
 
 ENTRY = "get_rope_index"
 
 
 def check_core(core_class: type, config: DynImgConfig) -> None:
+    """ValueError for a class whose positions cannot follow a token budget."""
+    if not takes_outputs(core_class):
+        raise ValueError(
+            f"keep={config.keep}: in this release of transformers {core_class.__name__} numbers tokens in a way of its own "
+            "while it writes, and kept tokens would lose their places; use keep=1.0, or transformers 5"
+        )
     if not hasattr(core_class, ENTRY):
         raise ValueError(
             f"keep={config.keep}: {core_class.__name__} has M-RoPE but no {ENTRY}(), so kept tokens could not "
