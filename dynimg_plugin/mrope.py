@@ -25,8 +25,8 @@ def check_core(core_class: type, config: DynImgConfig) -> None:
     """ValueError for a class whose positions cannot follow a token budget."""
     if not takes_outputs(core_class):
         raise ValueError(
-            f"keep={config.keep}: in this release of transformers {core_class.__name__} numbers tokens in a way of its own "
-            "while it writes, and kept tokens would lose their places; use keep=1.0, or transformers 5"
+            f"keep={config.keep}: in this release of transformers {core_class.__name__} numbers tokens in a way of its "
+            "own while it writes, and kept tokens would lose their places; use keep=1.0, or transformers 5"
         )
     if not hasattr(core_class, ENTRY):
         raise ValueError(
