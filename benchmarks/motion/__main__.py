@@ -5,7 +5,7 @@
     python -m benchmarks.motion run --only 'rope-shuffled-*'
     python -m benchmarks.motion budget --seeds 3                # accuracy against kept tokens, into the same folder
     python -m benchmarks.motion report                          # report.md and plots, from the runs alone
-    python -m benchmarks.motion check                           # about 20 CPU minutes; exits with 1 when one fails
+    python -m benchmarks.motion check                           # about 30 CPU minutes; exits with 1 when one fails
 
 From the repository root. Runs lie in motion_study/runs, with --quick in a temporary folder. Where there is a GPU it is
 used. On a CPU these settings of glibc make it a third faster:

@@ -1,4 +1,4 @@
-"""Three statistical checks of the study, in about 20 CPU minutes, at one learning rate."""
+"""Three statistical checks of the study, in about 30 CPU minutes, at one learning rate."""
 
 from __future__ import annotations
 
