@@ -66,7 +66,7 @@ def test_all_that_is_amiss_is_found_at_once_in_seconds(root, checkpoint, adapter
     # 8.7 s of CPU measured on two cores shared with others, mostly imports; loading real weights would take far more
     assert (
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 45
-    )  # 12 alone; modules that are imported first are compiled too
+    )  # modules that are imported for the first time are compiled too
     assert done.returncode == 1, done.stderr
     assert "4 of 13157 questions, 2 of 3 videos, split test, pllava prompts" in done.stdout
     assert "2 of 2994" not in done.stdout
