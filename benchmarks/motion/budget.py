@@ -45,8 +45,7 @@ def run(study: Study, seeds: int) -> list[Path]:
 
 
 def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
-    lines = [(way, *budget) for way in ways_of(trained) for budget in BUDGETS]
-    files = {line: file_of(study, rope, seed, *line) for line in lines}
+    files = {line: file_of(study, rope, seed, *line) for line in lines_of(trained)}
     if not all(file.is_file() for file in files.values()):
         for line, record in records(study, trained, rope, seed):
             write_json(files[line], record)
@@ -54,9 +53,10 @@ def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
     return list(files.values())
 
 
-def ways_of(trained: str) -> list[str]:
+def lines_of(trained: str) -> list[Line]:
     """How a model that was trained so is evaluated."""
-    return [trained, CLOSED] if trained == "full" else [trained]
+    ways = [trained, CLOSED] if trained == "full" else [trained]
+    return [(way, *budget) for way in ways for budget in BUDGETS]
 
 
 def file_of(study: Study, rope: str, seed: int, way: str, keep: float, policy: str) -> Path:
@@ -72,8 +72,7 @@ def records(study: Study, trained: str, rope: str, seed: int) -> Iterator[tuple[
     recipe = study.recipe(like, rate)
     model, curve = learn(data, recipe, study.device)
     reader = Reader(data["evaluation"], recipe, study.device)
-    lines = [(way, *budget) for way in ways_of(trained) for budget in BUDGETS]
-    found = {line: accuracy(model, reader, *line[1:], closed=line[0] == CLOSED) for line in lines}
+    found = {line: accuracy(model, reader, *line[1:], closed=line[0] == CLOSED) for line in lines_of(trained)}
     shared = {
         "version": VERSION,
         **like.names,

@@ -16,9 +16,8 @@ from .records import ALL, CURVE, MEASURES, Arm, Arms, in_order, measured
 
 CONFIDENCE = 0.95
 DEFAULT_THETA_RATE = 1e-2
-PLANNED = (  # regimes of `rope`
-    *("fixed", "dropped", "shuffled", "order", "order_time", "irregular_slot", "irregular_time", "stills"),
-)
+# Regimes of `rope`.
+PLANNED = ("fixed", "dropped", "shuffled", "order", "order_time", "irregular_slot", "irregular_time", "stills")
 DIGITS = 9  # differences of accuracies that are equal may still differ by rounding
 
 

@@ -74,9 +74,10 @@ class DynImgDataset(Dataset[dict[str, Any]]):
                 "keep_composed=True keeps one choice of prompt frames; give random_prompts=False (seed=None)"
             )
         self._kept: dict[Path, list[DynImg]] | None = {} if keep_composed else None
-        if least_keep is not None and not 0 < least_keep <= processor.config.keep:
-            raise ValueError(f"least_keep={least_keep}: allowed are shares above 0, up to keep={processor.config.keep}")
         if least_keep is not None:
+            most = processor.config.keep
+            if not 0 < least_keep <= most:
+                raise ValueError(f"least_keep={least_keep}: allowed are shares above 0, up to keep={most}")
             processor.with_keep(least_keep)  # raises here what would else stop a worker
         self.least_keep, self.keep_seed = least_keep, keep_seed
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # persistent workers see it change
