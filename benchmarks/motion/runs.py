@@ -31,7 +31,7 @@ FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
 OTHERS = ("frames_16", "image_grid")  # ways of other papers
 PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
 LORA, PLAIN = "lora", "canvas_apart"  # whose key frames' cells no prompt has changed: a checkpoint of plain frames
-THETA_RATES = (1e-2, 1e-4, 1e-3, 5e-2)  # the default first
+THETA_RATES = (1e-2, 1e-5, 1e-4, 1e-3, 5e-2)  # the default first
 
 
 @dataclass(frozen=True)
