@@ -35,6 +35,7 @@ from dynimg_plugin.training import (
     plan,
     read_config,
 )
+from dynimg_plugin.training.probes import check_travel
 
 NEEDED = {"base": "b", "output": "o", "data": "motion_qa"}
 
@@ -309,6 +310,15 @@ def test_reentrant_checkpointing_stops_the_run(base, tmp_path):
     trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
     with pytest.raises(ValueError, match="use_reentrant"):
         trainer.train()
+
+
+@pytest.mark.parametrize(("theta_lr", "steps", "warns"), [(1e-2, 1000, False), (1e-3, 2400, False), (1e-2, 4, True)])
+def test_theta_that_can_hardly_move_is_warned_of(theta_lr, steps, warns):
+    """1 in all is the limit: the miniature study's theta did all it could at 1.2 and half at 0.12."""
+    warning = check_travel(theta_lr, steps)
+    assert (warning is not None) == warns
+    if warning:
+        assert "travel about 0.02 at most (theta_lr 0.01 x 4 steps" in warning
 
 
 def test_a_frozen_theta_and_a_shared_group_stop_the_run(base, tmp_path):

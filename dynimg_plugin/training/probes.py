@@ -81,13 +81,17 @@ def _gradients(layer: nn.Module, rotary: Any, config: Any) -> tuple[torch.Tensor
 
 
 def check_travel(theta_lr: float, steps: int) -> str | None:
-    """A warning when theta cannot get far: Adam moves at most learning rate x steps, half of it under a schedule."""
+    """A warning when theta cannot get far: Adam moves at most learning rate x steps, half of it under a schedule.
+
+    The limit is our choice, from the miniature study (`theta_lr`, 2,400 steps, shuffled tokens, one seed): of the
+    8.0 points that 4D RoPE brings at 12 in all, 1.2 brings 8, 0.12 brings 4, and late, 0.012 none.
+    """
     travel = theta_lr * steps * 0.5
-    if travel >= 2:
+    if travel >= 1:
         return None
     return (
-        f"theta can travel about {travel:.2g} at most (theta_lr {theta_lr:g} x {steps} steps x 0.5); below 2 it showed "
-        f"little effect in our miniature study. Train longer or raise theta_lr (rate x steps x 0.5 near 10 did well)"
+        f"theta can travel about {travel:.2g} at most (theta_lr {theta_lr:g} x {steps} steps x 0.5); in our miniature "
+        f"study 1 was enough, 0.1 gave half of its effect and 0.01 none. Train longer or raise theta_lr"
     )
 
 
