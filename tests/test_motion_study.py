@@ -506,6 +506,19 @@ def test_one_command_makes_runs_and_writes_them_to_one_file(tmp_path, monkeypatc
     assert [run["arm"] for run in json.loads((tmp_path / "all.json").read_text("utf-8"))] == ["none"]
 
 
+def test_longer_training_is_an_option_and_needs_a_folder_of_its_own(tmp_path, monkeypatch):
+    from benchmarks.motion.__main__ import main
+
+    command = ["benchmarks.motion", "run", "--output", str(tmp_path), "--only", "no such run"]
+    monkeypatch.setattr("sys.argv", [*command, "--steps", "7"])
+    with pytest.raises(ValueError, match="no run is called"):
+        main()
+    assert json.loads((tmp_path / "study.json").read_text("utf-8"))["steps"] == 7
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(ValueError, match="take another --output"):
+        main()
+
+
 def test_evaluation_makes_the_same_random_choices_every_time(study):
     data = study[0].data("canvas", 0)
     reader = Reader(data["evaluation"], Recipe(CANVAS, "dropped"), "cpu")

@@ -27,6 +27,7 @@ import torch
 
 from . import budget
 from .checks import as_json, check
+from .learning import STEPS
 from .runs import QUICK, RATES, Scale, Study, all_runs, matching
 
 
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--seeds", type=int, default={"run": 5, "budget": 3, "check": 1}[name])
         one.add_argument("--device", default="auto", help="auto, cpu or cuda")
         one.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; the parts are too small for more")
+        one.add_argument("--steps", type=int, default=STEPS, help="of training; other ones need another --output")
         one.add_argument("--quick", action="store_true", help="three steps of each kind; the figures mean nothing")
         one.add_argument("--output", type=Path, help="folder of the runs: motion_study, motion_check")
         one.add_argument("--json", type=Path, help="write what was found to this file")
@@ -56,8 +58,12 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def scale_of(options: argparse.Namespace) -> Scale:
+    return QUICK if options.quick else Scale(steps=options.steps)
+
+
 def run(options: argparse.Namespace, folder: Path) -> int:
-    study = Study(folder, QUICK if options.quick else Scale(), options.device, partial(print, flush=True))
+    study = Study(folder, scale_of(options), options.device, partial(print, flush=True))
     every = list(all_runs(1 if options.quick else options.seeds))
     runs = matching(every, options.only)
     study.run(runs, every)
@@ -67,7 +73,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def budgeted(options: argparse.Namespace, folder: Path) -> int:
-    study = Study(folder, QUICK if options.quick else Scale(), options.device, partial(print, flush=True))
+    study = Study(folder, scale_of(options), options.device, partial(print, flush=True))
     files = budget.run(study, 1 if options.quick else options.seeds)
     if options.json:
         found = [json.loads(file.read_text("utf-8")) for file in files]
@@ -86,8 +92,7 @@ def reported(options: argparse.Namespace, folder: Path) -> int:
 
 def checked(options: argparse.Namespace, folder: Path) -> int:
     """At one learning rate, without a search."""
-    scale = QUICK if options.quick else replace(Scale(), rates=RATES[-1:])
-    study = Study(folder, scale, options.device, partial(print, flush=True))
+    study = Study(folder, replace(scale_of(options), rates=RATES[-1:]), options.device, partial(print, flush=True))
     findings = list(check(study, 1 if options.quick else options.seeds))
     print(*findings, sep="\n")
     if options.json:
