@@ -356,3 +356,11 @@ def test_runs_that_do_not_fit_together_are_refused(tmp_path):
 
 def test_arms_that_are_numbers_are_sorted_by_value():
     assert sorted(["none", "12", "4", "1", "0.5"], key=in_order) == ["0.5", "1", "4", "12", "none"]
+
+
+def test_the_lowest_panel_of_every_column_has_its_numbers():
+    figure, axes = plots.panels(6)
+    axes[0].plot([0, 100], [0, 1])
+    figure.draw_without_rendering()
+    shown = [any(label.get_visible() and label.get_text() for label in axis.get_xticklabels()) for axis in axes]
+    assert shown == [False, False, True, True, True, True]

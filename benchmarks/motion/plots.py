@@ -54,6 +54,8 @@ def panels(number: int, most: int = 4, width: float = 3.4, height: float = 3.0) 
     for axis in axes[:number]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
+    for lowest in axes[max(0, number - columns) : number]:  # also above a gap of the last row
+        lowest.tick_params(labelbottom=True)
     return figure, list(axes[:number])
 
 
