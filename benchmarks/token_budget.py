@@ -76,9 +76,14 @@ def check(model: Any, base: Any, policy: str, device: str) -> float:
     apply_dynimg(model, DynImgConfig(rope_4d=False))
     features = model.model.get_image_features(inputs["pixel_values"]).pooler_output[0]
     remove_dynimg(model)
+    image = model.config.image_token_id
+    stays = inputs["input_ids"][0] != image
+    stays[(~stays).nonzero()[kept, 0]] = True
     embeds = model.get_input_embeddings()(fewer["input_ids"])
-    embeds[fewer["input_ids"] == model.config.image_token_id] = features[kept].to(embeds.dtype)
-    apart = (model(inputs_embeds=embeds).logits - logits).abs().max().item()
+    embeds[fewer["input_ids"] == image] = features[kept].to(embeds.dtype)
+    positions = stays.nonzero().T  # kept tokens keep their places in the sequence
+    by_hand = model(inputs_embeds=embeds, attention_mask=fewer["attention_mask"], position_ids=positions).logits
+    apart = (by_hand - logits).abs().max().item()
     if apart > (1e-3 if device == "cpu" else 0.25):
         raise SystemExit(f"kept tokens differ from slicing by hand by {apart:.2g}")
     return apart

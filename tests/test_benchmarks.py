@@ -24,6 +24,14 @@ def test_eager_rope_is_what_transformers_computes(monkeypatch, dtype):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("policy", ["motion", "uniform"])
+def test_kept_tokens_are_those_of_slicing_by_hand(monkeypatch, policy):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import token_budget
+
+    assert token_budget.check(*token_budget.build(1, "cpu"), policy, "cpu") < 1e-4
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
 def test_the_gpu_benchmark_says_that_there_is_no_gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -134,6 +134,7 @@ def test_pairs_are_differences_of_the_same_seed():
     runs += [made_up("fusion", "none", seed, value) for seed, value in {2: 80, 1: 80, 0: 79, 5: 1}.items()]
     found = paired(NAMED["canvas - none"], ALL, by_arm([Record(**run) for run in runs]))
     assert dict(found.by_seed) == {0: 1, 1: 2, 2: 10}
+    assert found.room == pytest.approx(100 - (80 + 80 + 79) / 3)
     assert found.dropped == (5, 7)
     assert found.mean == pytest.approx(13 / 3)
 
@@ -174,9 +175,9 @@ def test_holm_counts_the_pairs_that_were_compared(arms):
 # claims
 
 
-def difference(low: float, high: float, seeds: int = 5) -> Difference:
+def difference(low: float, high: float, seeds: int = 5, room: float = 30.0) -> Difference:
     values = dict.fromkeys(range(seeds), (low + high) / 2)
-    return Difference(PAIRS[0], ALL, values, (), (low + high) / 2, low, high, 0.01)
+    return Difference(PAIRS[0], ALL, values, (), (low + high) / 2, room, low, high, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,8 @@ def difference(low: float, high: float, seeds: int = 5) -> Difference:
         (difference(1.0, 3.0), 0.2, claims.UNDECIDED),  # alone it would be, among so many pairs it is not
         (difference(-3.0, -1.0), 0.01, claims.NOT_HELD),
         (difference(-0.4, 0.6), 1.0, claims.NOT_HELD),  # a point is excluded
+        (difference(-0.4, 0.6, room=1.9), 1.0, claims.UNDECIDED),  # at a ceiling nothing could have been gained
+        (difference(1.0, 1.8, room=1.9), 0.01, claims.HELD),
         (difference(-0.6, 1.4), 1.0, claims.UNDECIDED),
         (difference(0.1, 0.5), 0.2, claims.UNDECIDED),  # small, but 0 is excluded too
         (difference(1.0, 3.0, seeds=2), 0.01, claims.UNDECIDED),
@@ -240,6 +243,18 @@ def test_the_report_holds_every_run_and_its_cost(written):
     assert "| fusion | canvas | fixed | 1 | 80.4 | 80.4 |" in text
     assert "| fusion | canvas | fixed | - | 400 | 0.002 | 3 | 5 | 30 ± 0 | 60 ± 0 | cpu |" in text
     assert "| rope | 4d | fixed | 5 | 0.100 ± 0.000 | 0.200 ± 0.000 | 0.300 ± 0.000 |" in text
+
+
+def test_the_head_counts_models_and_sums_their_time(tmp_path):
+    theta = {"t": 0.1, "h": 0.2, "w": 0.4}
+    runs = [made_up("rope", "4d", 0, 80), made_up("theta", "shared", 0, 80)]  # one work under two names
+    runs = [{**run, "theta_norms": theta, "curve": []} for run in runs]
+    for keep in (1.0, 0.4):  # of one model, each with its part of the time
+        for regime in ("full", "closed"):
+            options = {"keep": keep, "keep_policy": "motion"}
+            runs.append(made_up("budget", "4d", 0, 80, regime, options=options, cpu_seconds=45.0))
+    text = rendered(store(runs, tmp_path / "runs"))
+    assert "6 runs of 6 arms, from 2 trained models, seeds 0, on cpu, torch 2.11.0: 4 CPU minutes, 5 minutes" in text
 
 
 def test_the_same_runs_give_the_same_bytes(written, tmp_path):
@@ -307,6 +322,11 @@ def test_timings_of_the_budget_become_a_table(written, tmp_path):
     path.write_text("[]", "utf-8")
     with pytest.raises(RecordError, match=r"token_budget\.py --json"):
         report.read_timings(path)
+    path.write_text(json.dumps({"layers": 24, "device": "cpu", "policy": "motion", "rows": [row]}), "utf-8")
+    with pytest.raises(RecordError, match=r"token_budget\.py --json"):
+        report.read_timings(path)
+    with pytest.raises(RecordError, match=r"No such file.*token_budget\.py --json"):
+        report.read_timings(tmp_path / "none.json")
 
 
 # runs that are none

@@ -112,13 +112,15 @@ def test_an_image_grid_holds_four_whole_frames_on_each_image_in_time_order(clips
 
 
 @pytest.mark.parametrize("arm", CONFIGS)
-def test_every_arm_gives_64_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
+def test_arms_give_64_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
+    """But for those with 1 and 16 DynImgs in place of 4, which have 16 tokens each."""
+    tokens = {"dynimgs_1": 16, "dynimgs_16": 256}.get(arm, 64)
     features = encoded(towers[arm], arm, paint(render(clips), arm))
     there, where = labels(clips, arm)
-    assert features.shape == (6, 64, 64)
-    assert there.shape == (6, 64, 9)
-    assert where.shape == (6, 64, 9, 2)
-    assert len(coordinates_of(config_of(arm))) == 64
+    assert features.shape == (6, tokens, 64)
+    assert there.shape == (6, tokens, 9)
+    assert where.shape == (6, tokens, 9, 2)
+    assert len(coordinates_of(config_of(arm))) == tokens
 
 
 def test_labels_name_each_thing_once_in_every_frame_that_shows_it(clips):
@@ -509,14 +511,53 @@ def test_one_command_makes_runs_and_writes_them_to_one_file(tmp_path, monkeypatc
 def test_longer_training_is_an_option_and_needs_a_folder_of_its_own(tmp_path, monkeypatch):
     from benchmarks.motion.__main__ import main
 
-    command = ["benchmarks.motion", "run", "--output", str(tmp_path), "--only", "no such run"]
-    monkeypatch.setattr("sys.argv", [*command, "--steps", "7"])
+    monkeypatch.setattr(Study, "run", lambda *_: 0)
+    command = ["benchmarks.motion", "run", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*command, "--steps", "5", "--only", "no such run"])
     with pytest.raises(ValueError, match="no run is called"):
         main()
+    monkeypatch.setattr("sys.argv", [*command, "--steps", "7"])
+    assert main() == 0
     assert json.loads((tmp_path / "study.json").read_text("utf-8"))["steps"] == 7
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(ValueError, match="take another --output"):
         main()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "'0' is no whole number above 0"),
+        (["--seeds", "all"], "'all' is no whole number above 0"),
+        (["--device", "gpu"], "choose from auto, cpu, cuda"),
+        (["--json", "no/such/folder/file.json"], "there is no folder no/such/folder"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_hours(monkeypatch, capsys, options, message):
+    from benchmarks.motion.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["benchmarks.motion", "run", *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err.replace("'auto', 'cpu', 'cuda'", "auto, cpu, cuda")
+
+
+def test_a_tower_that_another_process_has_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    from benchmarks.motion import tower
+
+    clips = {split: draw_clips(split, 8) for split in SPLITS}
+    pretrain = tower.pretrain
+
+    def slowly(*args):
+        monkeypatch.setattr(tower, "pretrain", pretrain)
+        theirs = tower.encoded("none", clips, 1, "cpu", tmp_path, 1)  # of another seed, under this one's name
+        (tmp_path / "none-1.pt").rename(tmp_path / "none-0.pt")
+        made.append(theirs["train"][0])
+        return pretrain(*args)
+
+    made = []
+    monkeypatch.setattr(tower, "pretrain", slowly)
+    assert torch.equal(tower.encoded("none", clips, 0, "cpu", tmp_path, 1)["train"][0], made[0])
 
 
 def test_evaluation_makes_the_same_random_choices_every_time(study):

@@ -1,4 +1,4 @@
-"""The arms: how a clip's 20 frames become 64 visual tokens."""
+"""The arms: how a clip's 20 frames become visual tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .scenes import FRAMES, SIDE
 
 GRID, PATCH = 4, 16
 SMALL: dict[str, Any] = {"pooled_size": GRID, "sampling": "uniform", "rope_4d": False}
-CONFIGS = {  # 64 visual tokens each: 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2
+CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens; the last two have 16 and 256
     "none": DynImgConfig(fusion="none", **SMALL),
     "after": DynImgConfig(fusion="after", **SMALL),
     "canvas": DynImgConfig(**SMALL),
@@ -29,6 +29,8 @@ CONFIGS = {  # 64 visual tokens each: 4 DynImgs of 4 x 4 cells, or 16 frames of 
     "image_grid": DynImgConfig(fusion="none", **SMALL),  # IG-VLM: 4 x 4 of the same 16 frames, see layout_of()
     "prompts_1": DynImgConfig(num_prompts=1, **SMALL),
     "prompts_2": DynImgConfig(num_prompts=2, **SMALL),
+    "dynimgs_1": DynImgConfig(num_images=1, **SMALL),
+    "dynimgs_16": DynImgConfig(num_images=16, **SMALL),
 }
 
 

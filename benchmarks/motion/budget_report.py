@@ -15,6 +15,7 @@ from .questions import CHANCE
 from .records import ALL, MEASURES, Arms, Record, score
 
 ALLOWED_LOSS = 1.0  # points
+SAVED = ("visual_tokens", "prefill_to_576", "prefill_to_2304", "kv_to_576", "kv_to_2304")
 WAYS = {"full": "trained on all", "closed": "the same, ranks closed", "random": "random budgets"}
 Line = tuple[str, str, str]  # RoPE, regime (how the model was trained), policy
 
@@ -56,7 +57,8 @@ def section(arms: Arms, timings: Mapping[str, Any] | None, pictures: Sequence[st
 
 INTRODUCTION = """`keep` is the share of a DynImg's pooled tokens that the language model sees, each with its own
 coordinates and its own position in the sequence. Regime `full`: trained on all tokens, evaluated with fewer; `closed`:
-the same models where kept tokens close ranks; `random`: the share was drawn anew at every step of training."""
+the same models where kept tokens close ranks; `random`: at every step of training a share was drawn, and as many tokens
+at random; the policy chose in evaluation alone (with `least_keep` of `dynimg train` it chooses in training too)."""
 
 
 def _accuracies(found: Mapping[Line, Mapping[float, Mapping[int, Record]]]) -> str:
@@ -96,10 +98,9 @@ def _ropes(arms: Arms) -> str:
 
 
 def _savings(timings: Mapping[str, Any]) -> str:
-    columns = ("prefill_to_576", "prefill_to_2304", "kv_to_576", "kv_to_2304")
     head = ["arm", "visual tokens", "prefill to 576", "prefill to 2,304", "KV cache to 576", "KV cache to 2,304"]
     rows = [
-        [row["arm"], str(row["visual_tokens"]), *(f"{row[name]:.2f}" for name in columns)] for row in timings["rows"]
+        [row["arm"], str(row["visual_tokens"]), *(f"{row[name]:.2f}" for name in SAVED[1:])] for row in timings["rows"]
     ]
     return (
         f"Prefill time and KV cache as ratios within one run, a random language model of 0.5B's shape, "

@@ -3,7 +3,7 @@
 A claim is a set of pairs of which the first side must be better. One pair
     holds      when its difference is above 0 with Holm's p below 0.05,
     fails      when it is below 0 with such a p, or its 95 % interval reaches down to 0 but not up to a gain of one
-               point (of the paper's gain where that is smaller),
+               point (of the paper's gain where that is smaller), though below 100 % there was room for the paper's,
     else it is undecided, as with fewer than three seeds. A claim holds when all its pairs do and fails when one does.
 The rule is ours.
 """
@@ -65,7 +65,7 @@ def judge(difference: Difference | None, adjusted: float | None, gain: float) ->
         return HELD if difference.mean > 0 else NOT_HELD
     low, high = difference.low, difference.high
     excluded = low is not None and high is not None and low <= 0 and high < min(gain, MARGIN)
-    return NOT_HELD if excluded else UNDECIDED
+    return NOT_HELD if excluded and difference.room >= gain else UNDECIDED
 
 
 def together(outcomes: Mapping[Pair, str]) -> str:

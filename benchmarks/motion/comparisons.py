@@ -76,6 +76,7 @@ class Difference:
     by_seed: Mapping[int, float]
     dropped: tuple[int, ...]  # seeds that only one side has
     mean: float
+    room: float  # from the other side's mean up to 100 %, the most that could be gained
     low: float | None
     high: float | None
     p: float | None
@@ -92,7 +93,9 @@ def paired(pair: Pair, measure: str, arms: Arms) -> Difference | None:
         return None
     by_seed = {seed: round(sides[0][seed] - sides[1][seed], DIGITS) for seed in common}
     dropped = tuple(sorted(sides[0].keys() ^ sides[1].keys()))
-    return Difference(pair, measure, by_seed, dropped, fmean(by_seed.values()), *t_interval(list(by_seed.values())))
+    room = 100 - fmean(sides[1][seed] for seed in common)
+    gains = list(by_seed.values())
+    return Difference(pair, measure, by_seed, dropped, fmean(gains), room, *t_interval(gains))
 
 
 def t_interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:

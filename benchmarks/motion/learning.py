@@ -176,10 +176,13 @@ def accuracy(model: Any, reader: Reader) -> dict[str, float]:
 
 @torch.no_grad()
 def attention(model: Any, reader: Reader, clips: int = 250) -> dict[str, dict[str, float]]:
-    """Shares of each question's attention to key frames, prompts and the rest, mean over layers, heads and clips."""
+    """Shares of each question's attention to key frames, prompts and the rest, mean over layers, heads and clips.
+
+    The clips are one batch: a regime that draws for a batch shows one of its arrangements.
+    """
     generator = torch.Generator().manual_seed(0)
     batch = reader.batch(torch.arange(min(clips, len(reader.features))), generator)
-    output = read(model, batch.features, batch.coordinates, whole=True)[1]
+    output = read(model, batch.features, batch.coordinates, batch.positions, whole=True)[1]
     weights = torch.stack(output.attentions).mean((0, 2))[:, -len(QUESTIONS) :].cpu()  # (n, questions, s)
     parts = F.pad(batch.parts, (0, len(QUESTIONS)), value=2)[:, None]
     shares = {

@@ -9,7 +9,7 @@ A regime chooses, per clip, which tokens come in which order; their coordinates 
     irregular    2 to 4 of the DynImgs, at random, in order: how long it is between them differs
     stills       before some DynImgs stands a still of another clip: the cells of a key frame, at coordinate 0
     random       for training only: of each DynImg as many tokens as is drawn for the batch, at random, at their own
-                 positions in the sequence, as `least_keep` of `dynimg train` has it
+                 positions in the sequence (with `least_keep` of `dynimg train` the policy chooses)
     key          for training only: the key frames' cells
 
 How many, and before which DynImgs, is drawn for the batch. In "order" and "irregular" t may be real time.

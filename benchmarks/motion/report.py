@@ -22,7 +22,8 @@ beforehand. Learning rates are those that were best for 1D RoPE with seed 0, who
 a small advantage of 1D over 4D RoPE in that seed."""
 VERDICTS = """One pair is held when its difference is above 0 with Holm's p below {level}; not held when it is below 0
 with such a p, or when its interval reaches down to 0 but not up to {margin:g} point (the paper's gain, where that is
-smaller); else, and with fewer than {fewest} seeds, undecided. A claim is held when all its pairs are, not held when one
+smaller) and the other side's mean leaves room for the paper's gain below 100 %; else, and with fewer than {fewest}
+seeds, undecided. A claim is held when all its pairs are, not held when one
 is not. The paper's gains are its own, on MSVD-QA with a 7B model. A null result is a result; none of this says what a
 7B model does on real videos."""
 
@@ -64,9 +65,14 @@ def read_timings(path: Path | None) -> dict[str, Any] | None:
         return None
     try:
         timings = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); `benchmarks/token_budget.py --json` writes it"
+        ) from error
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is not JSON ({error})") from error
-    if not isinstance(timings, dict) or not {"rows", "layers", "device", "policy"} <= set(timings):
+    whole = isinstance(timings, dict) and {"rows", "layers", "device", "policy"} <= set(timings)
+    if not whole or not all({"arm", *budget_report.SAVED} <= set(row) for row in timings["rows"]):
         raise RecordError(f"{path} is not what `benchmarks/token_budget.py --json` writes")
     return timings
 
@@ -108,12 +114,15 @@ def _sections(
 
 def head(arms: Arms) -> str:
     runs = [run for by_seed in arms.values() for run in by_seed.values()]
-    times = sorted({(run.cpu_seconds, run.wall_seconds, run.key.detail) for run in runs})  # work may have two names
-    cpu, wall = (sum(time[part] for time in times) / 60 for part in (0, 1))
+    # Work that has two names counts once; the budget's runs have each a part of their model's time.
+    times = {(run.cpu_seconds, run.wall_seconds, run.key.detail and str(run.key)) for run in runs}
+    cpu, wall = (sum(time[part] for time in sorted(times)) / 60 for part in (0, 1))
+    models = {json.dumps([run.curve, run.theta_norms]) for run in runs}
     devices, versions = (", ".join(sorted({getattr(run, name) for run in runs})) for name in ("device", "torch"))
     groups = "; ".join(f"{name}: {', '.join(questions)}" for name, questions in GROUPS.items())
     return (
-        f"{len(runs)} runs of {len(arms)} arms, seeds {tables.seeds({run.seed for run in runs})}, on {devices}, "
+        f"{len(runs)} runs of {len(arms)} arms, from {len(models)} trained models, "
+        f"seeds {tables.seeds({run.seed for run in runs})}, on {devices}, "
         f"torch {versions}: {cpu:.0f} CPU minutes, {wall:.0f} minutes of runs, towers and tuning not counted. "
         "Accuracies are percent on the evaluation split after the last step, learning curves on the tuning split; "
         f"mean ± standard deviation over seeds. Groups of questions: {groups}; {ALL}: every question."

@@ -30,6 +30,7 @@ RATES = (4e-3, 8e-3)  # tried for every tower on the tuning split; 1e-3 and 2e-3
 FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
 OTHERS = ("frames_16", "image_grid")  # ways of other papers
 PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
+DYNIMGS = {"1": "dynimgs_1", "4": "canvas", "16": "dynimgs_16"}
 LORA, PLAIN = "lora", "canvas_apart"  # whose key frames' cells no prompt has changed: a checkpoint of plain frames
 THETA_RATES = (1e-2, 1e-5, 1e-4, 1e-3, 5e-2)  # the default first
 
@@ -133,6 +134,8 @@ def all_runs(seeds: int) -> Iterator[Run]:
             yield Run("fusion", other, other, "fixed", seed)
         for prompts, fusion in PROMPTS.items():
             yield Run("frames", prompts, fusion, "fixed", seed)
+        for dynimgs, fusion in DYNIMGS.items():
+            yield Run("dynimgs", dynimgs, fusion, "fixed", seed)
 
 
 class Study:
@@ -142,13 +145,14 @@ class Study:
         show: gets lines of progress.
 
     Raises:
-        ValueError: the folder holds a study of another scale.
+        ValueError: the folder holds a study of another scale or device.
     """
 
     def __init__(self, folder: Path, scale: Scale | None = None, device: str = "auto", show: Any = print) -> None:
         self.folder, self.scale, self.show = folder, scale or Scale(), show
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         file, own = folder / "study.json", {"version": VERSION, **asdict(self.scale), "rates": list(self.scale.rates)}
+        own["device"] = self.device  # towers differ in their last bits, and pairs shall not
         if not file.is_file():
             write_json(file, own)
         elif (there := json.loads(file.read_text("utf-8"))) != own:

@@ -9,6 +9,7 @@ from .claims import Finding
 from .comparisons import PAIRS, Comparisons, Difference
 from .questions import CHANCE, QUESTIONS
 from .records import ALL, CURVE, MEASURES, Arm, Arms, Record, score
+from .runs import PROMPTS
 
 NONE = "-"
 
@@ -91,9 +92,15 @@ def dropped(comparisons: Comparisons) -> list[str]:
 
 def missing(arms: Arms) -> list[str]:
     wanted = dict.fromkeys(arm for pair in PAIRS for arm in (pair.better, pair.other))
-    lines = [f"`{arm}`: no run" for arm in wanted if arm not in arms]
+    lines = [f"`{arm}`: no run{_why(arm)}" for arm in wanted if arm not in arms]
     empty = [name for name in ("theta_lr", "budget") if all(arm.experiment != name for arm in arms)]
     return lines + [f"`{name}`: no run of this experiment" for name in empty]
+
+
+def _why(arm: Arm) -> str:
+    """The paper's arms that the study cannot make."""
+    impossible = arm.experiment == "frames" and arm.arm not in PROMPTS
+    return ", and none can be made: so many prompts do not divide a row of 4 cells" if impossible else ""
 
 
 def unpaired(arms: Arms, comparisons: Comparisons) -> list[str]:

@@ -96,8 +96,8 @@ def encoded(arm: str, splits: dict[str, Clips], seed: int, device: str, folder: 
     """Features and answers by split, every channel with mean 0 and deviation 1 on the train split; kept on disk."""
     file = folder / f"{arm}-{seed}.pt"
     wanted = {"steps": steps, **{split: len(clips) for split, clips in splits.items()}}
-    if file.is_file() and (kept := torch.load(file))["wanted"] == wanted:
-        return kept["data"]
+    if there := _kept(file, wanted):
+        return there
     model, loss = pretrain(arm, splits["train"], seed, device, steps)
     found = {split: features(model, arm, clips, device) for split, clips in splits.items()}
     mean, deviation = found["train"].mean((0, 1)), found["train"].std((0, 1))
@@ -105,5 +105,13 @@ def encoded(arm: str, splits: dict[str, Clips], seed: int, device: str, folder: 
         split: (((found[split] - mean) / deviation).half(), torch.from_numpy(clips.answers))
         for split, clips in splits.items()
     }
+    if there := _kept(file, wanted):  # another process was quicker: one tower for all of a seed's runs
+        return there
     write(file, partial(torch.save, {"wanted": wanted, "loss": loss, "data": data}))
     return data
+
+
+def _kept(file: Path, wanted: dict[str, int]) -> dict[str, Data] | None:
+    if file.is_file() and (kept := torch.load(file))["wanted"] == wanted:
+        return kept["data"]
+    return None
