@@ -2,7 +2,7 @@
 # with it, so the native operator is compiled after it. llava-torch asks for torch 2.0 and transformers 4.36, but its
 # models run on current ones; tests patch them.
 PYTHON ?= python3
-INSTALL := install --no-compile# Python compiles what is imported; all of it would take two minutes
+INSTALL := install --no-compile# Python compiles what is imported, once; all of it would take two minutes
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -14,6 +14,9 @@ OLDEST_TESTS := $(foreach name,families day_zero rope attention loading original
 
 # Each worker is a process with one torch thread and up to 2 GB; `pytest` alone runs the same tests one by one.
 PARALLEL := -n 2 --dist worksteal
+
+# Else every process would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-oldest check clean
 
