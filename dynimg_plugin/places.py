@@ -10,7 +10,7 @@ In the miniature study a model that was trained on all tokens loses far less so 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,15 @@ from transformers import Cache
 
 from dynimg_plugin.config import DynImgConfig
 
-AHEAD = "dynimg_ahead"  # on a cache: its length after the prompt, and how far positions then run ahead of it, (b, 1)
+AHEAD = "dynimg_ahead"  # on a cache: an Ahead
+
+
+class Ahead(NamedTuple):
+    """Positions run ahead of a cache's length by `shift`, (b, 1), once it holds tokens `first` to `end`: DynImgs."""
+
+    first: int
+    end: int
+    shift: Tensor
 
 
 def by_name(core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -33,8 +41,8 @@ def by_name(core: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
 
 def with_places(
     given: dict[str, Any], visual: Tensor, kept: Tensor, config: DynImgConfig
-) -> tuple[dict[str, Any], Tensor]:
-    """The core's arguments with position_ids, and how far those of the text to come are ahead, (b, 1).
+) -> tuple[dict[str, Any], Ahead]:
+    """The core's arguments with position_ids, and how far those of the text to come are ahead.
 
     Args:
         visual: (b, s), where the tokens of DynImgs are. kept: (rows with DynImgs, kept), indices among all of a row.
@@ -47,11 +55,12 @@ def with_places(
             f"DynImgs with keep={config.keep} came after {cache.get_seq_length()} tokens that are in the cache; "
             "give the whole prompt at once"
         )
-    shift, ahead = gaps(visual, kept, config)
+    shift, further = gaps(visual, kept, config)
     moved = with_further_places(given, shift, visual.shape[1])
     if moved.get("attention_mask") is None:  # or gaps would be taken for the seams of packed sequences
         moved["attention_mask"] = torch.ones_like(visual, dtype=torch.long)
-    return moved, ahead
+    columns = visual.any(0).nonzero().flatten()
+    return moved, Ahead(int(columns[0]), int(columns[-1]) + 1, further)
 
 
 def with_further_places(given: dict[str, Any], shift: Tensor, length: int) -> dict[str, Any]:
@@ -65,21 +74,31 @@ def with_further_places(given: dict[str, Any], shift: Tensor, length: int) -> di
 
 
 def ahead_of(cache: Any) -> Tensor | None:
-    """(b, 1), where a forward goes on after DynImgs with a budget; None otherwise. Forgets it in an emptied cache."""
-    if (noted := getattr(cache, AHEAD, None)) is None:
+    """(b, 1), where a forward goes on after DynImgs with a budget; None otherwise. Forgets it in an emptied cache.
+
+    Raises:
+        ValueError: the cache was cut inside the DynImgs.
+    """
+    noted: Ahead | None = getattr(cache, AHEAD, None)
+    if noted is None:
         return None
-    length, ahead = noted
-    if cache.get_seq_length() >= length:
-        return ahead
+    length = cache.get_seq_length()
+    if length >= noted.end:
+        return noted.shift
+    if length > noted.first:
+        raise ValueError(
+            f"the cache was cut to {length} tokens, inside the DynImgs with a budget that it holds, {noted.first} to "
+            f"{noted.end}; cut it to {noted.end} or more, or to {noted.first} or less"
+        )
     delattr(cache, AHEAD)
     return None
 
 
-def remember(ahead: Tensor, output: Any) -> None:
+def remember(ahead: Ahead, output: Any) -> None:
     """Write on the cache that a forward returns how far its positions are ahead; a copied cache brings it along."""
     for part in output if isinstance(output, tuple) else output.values():
         if isinstance(part, Cache):
-            setattr(part, AHEAD, (int(part.get_seq_length()), ahead))
+            setattr(part, AHEAD, ahead)
 
 
 def gaps(visual: Tensor, kept: Tensor, config: DynImgConfig) -> tuple[Tensor, Tensor]:

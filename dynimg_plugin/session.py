@@ -21,7 +21,7 @@ from dynimg_plugin.families import Patch
 from dynimg_plugin.layout import NEWLINE, DynImgLayout
 from dynimg_plugin.mrope import with_positions
 from dynimg_plugin.ops import Implementation
-from dynimg_plugin.places import ahead_of, by_name, remember, with_further_places, with_places
+from dynimg_plugin.places import Ahead, ahead_of, by_name, remember, with_further_places, with_places
 from dynimg_plugin.pooling import pool_tokens, with_newlines
 from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.towers import encode_beside
@@ -80,7 +80,7 @@ class Session:
     handles: list[Any] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
     encoded: DynImgFeatures | None = None  # of the forward in flight, where they are needed before it asks for them
-    ahead: Tensor | None = None  # of the forward in flight, see places.remember()
+    ahead: Ahead | None = None  # of the forward in flight, see places.remember()
 
     @classmethod
     def of(cls, patch: Patch, config: DynImgConfig, implementation: Implementation) -> Self:

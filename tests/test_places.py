@@ -42,7 +42,8 @@ def test_rows_without_dynimgs_have_no_gaps():
     given, ahead = with_places({"attention_mask": mask}, visual, torch.tensor([[0, 5, 15]]), CONFIG)
     assert given["position_ids"][0, 2:].tolist() == [2, 3, 8, 18, 19]
     assert given["position_ids"][1].tolist() == list(range(7))
-    assert ahead.tolist() == [[13], [0]]
+    assert ahead.shift.tolist() == [[13], [0]]
+    assert (ahead.first, ahead.end) == (3, 6)
 
 
 def test_positions_that_are_given_are_moved_and_a_mask_is_made_where_there_is_none():
@@ -69,7 +70,7 @@ def test_a_loop_of_ones_own_goes_on_where_the_prompt_ends(named, plain):
     cache = DynamicCache(config=model.config.text_config)
     length = inputs["input_ids"].shape[1]
     model(**inputs, past_key_values=cache, use_cache=True, return_dict=not plain)
-    assert getattr(cache, AHEAD)[1].tolist() == [[2 * (144 - 43)]]
+    assert getattr(cache, AHEAD).shift.tolist() == [[2 * (144 - 43)]]
     for place in range(3):
         position = {"position_ids": torch.tensor([[length + place]])} if named else {}
         logits = model(
@@ -92,9 +93,33 @@ def test_an_emptied_cache_forgets_and_a_forward_budget_is_remembered_without_4d_
     torch.testing.assert_close(
         model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1], whole, atol=1e-3, rtol=0
     )
-    cache.crop(-2)
+    cache.reset()
     assert ahead_of(cache) is None
     assert not hasattr(cache, AHEAD)
+
+
+@torch.no_grad()
+def test_a_cache_that_was_cut_goes_on_at_the_right_positions_or_not_at_all():
+    """Cut in the text after the DynImgs, inside them, before them; as when a prompt's cache is used again."""
+    model, processor = patched("llava_onevision", DynImgConfig(num_images=2, keep=0.3))
+    sharpen(model)
+    inputs = processor(text="What moves?", videos=noise_video(), return_tensors="pt")
+    cache = DynamicCache(config=model.config.text_config)
+    whole = model(**inputs, past_key_values=cache, use_cache=True).logits
+    ids = inputs["input_ids"]
+    first, *_, last = (ids[0] == model.config.image_token_id).nonzero().flatten().tolist()
+    cache.crop(last + 1 - cache.get_seq_length())
+    logits = model(input_ids=ids[:, last + 1 :], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(logits, whole[:, last + 1 :], atol=1e-5, rtol=0)
+    cache.crop(last - cache.get_seq_length())
+    with pytest.raises(ValueError, match=f"cut to {last} tokens, inside the DynImgs .*{first} to {last + 1}"):
+        model(input_ids=ids[:, last:], past_key_values=cache, use_cache=True)
+    cache.crop(first - last)
+    fresh = DynamicCache(config=model.config.text_config)
+    model(input_ids=ids[:, :first], past_key_values=fresh, use_cache=True)
+    text = torch.tensor([[5, 9]])
+    after = [model(input_ids=text, past_key_values=part, use_cache=True).logits for part in (cache, fresh)]
+    torch.testing.assert_close(*after, atol=1e-5, rtol=0)
 
 
 def test_a_forward_that_fails_leaves_nothing_behind():
