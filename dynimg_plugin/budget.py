@@ -96,6 +96,9 @@ def with_kept(config: DynImgConfig, kept: Tensor | None) -> DynImgConfig:
 
     Args:
         kept: tokens of each DynImg, the same number in every row; None: as many as the config says.
+
+    Raises:
+        ValueError: rows differ, or there are more than the config keeps.
     """
     if kept is None:
         return config
@@ -144,7 +147,11 @@ def kept_beforehand(shown: Sequence[Sequence[Any]], layout: DynImgLayout, config
 
 
 def placeholders_in(input_ids: Tensor | None, placeholder_id: int, config: DynImgConfig) -> Tensor:
-    """(b, s), where the placeholders are."""
+    """(b, s), where the placeholders are.
+
+    Raises:
+        ValueError: there are no input ids to find them in.
+    """
     if input_ids is None:
         raise ValueError(f"DynImgs with keep={config.keep} came with inputs_embeds; give input_ids instead")
     return input_ids == placeholder_id

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from benchmarks.motion import budget_report, claims, plots, report
-from benchmarks.motion.comparisons import PAIRS, Difference, compare, holm, paired, t_interval
+from benchmarks.motion.comparisons import AFTERWARDS, PAIRS, Difference, compare, holm, paired, t_interval
 from benchmarks.motion.questions import GROUPS, QUESTIONS
 from benchmarks.motion.records import ALL, CURVE, Record, RecordError, by_arm, in_order, load, score
 
@@ -124,9 +124,10 @@ def test_an_interval_needs_two_seeds_and_no_spread_is_a_point():
 
 def test_holm():
     # sorted 0.005 0.01 0.03 0.04, times 4 3 2 1: 0.02 0.03 0.06 0.04, the last raised to 0.06
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.005], 4) == pytest.approx([0.03, 0.02])  # two more were planned
+    assert holm([0.6, 0.7], 2) == [1.0, 1.0]
+    assert holm([], 4) == []
 
 
 def test_pairs_are_differences_of_the_same_seed():
@@ -162,14 +163,14 @@ def test_groups_are_means_over_their_questions():
     assert score(accuracy, "key") is not None
 
 
-def test_holm_counts_the_pairs_that_were_compared(arms):
+def test_holm_counts_the_planned_pairs_run_or_not_and_none_else(arms):
     compared = compare(arms)
-    tested = [found[ALL].p for found in compared.differences.values() if ALL in found]
-    assert len(compared.adjusted) == len(tested) == 14
-    least = min(tested)
-    assert compared.adjusted[
-        next(pair for pair in PAIRS if ALL in compared.differences[pair] and compared.differences[pair][ALL].p == least)
-    ] == pytest.approx(min(1, 14 * least))
+    tested = {pair: compared.differences[pair][ALL].p for pair in PAIRS if ALL in compared.differences[pair]}
+    assert compared.adjusted.keys() == tested.keys()
+    assert len(tested) < len(PAIRS) == 32
+    pair, least = min(tested.items(), key=lambda item: item[1])
+    assert compared.adjusted[pair] == pytest.approx(min(1, 32 * least))
+    assert compared.differences.keys() == {*PAIRS, *AFTERWARDS}
 
 
 # claims
@@ -187,7 +188,8 @@ def difference(low: float, high: float, seeds: int = 5, room: float = 30.0) -> D
         (difference(1.0, 3.0), 0.2, claims.UNDECIDED),  # alone it would be, among so many pairs it is not
         (difference(-3.0, -1.0), 0.01, claims.NOT_HELD),
         (difference(-0.4, 0.6), 1.0, claims.NOT_HELD),  # a point is excluded
-        (difference(-0.4, 0.6, room=1.9), 1.0, claims.UNDECIDED),  # at a ceiling nothing could have been gained
+        (difference(-0.4, 0.6, room=1.2), 1.0, claims.NOT_HELD),
+        (difference(-0.4, 0.6, room=0.9), 1.0, claims.UNDECIDED),  # at a ceiling a point could not have been gained
         (difference(1.0, 1.8, room=1.9), 0.01, claims.HELD),
         (difference(-0.6, 1.4), 1.0, claims.UNDECIDED),
         (difference(0.1, 0.5), 0.2, claims.UNDECIDED),  # small, but 0 is excluded too
@@ -254,7 +256,7 @@ def test_the_head_counts_models_and_sums_their_time(tmp_path):
             options = {"keep": keep, "keep_policy": "motion"}
             runs.append(made_up("budget", "4d", 0, 80, regime, options=options, cpu_seconds=45.0))
     text = rendered(store(runs, tmp_path / "runs"))
-    assert "6 runs of 6 arms, from 2 trained models, seeds 0, on cpu, torch 2.11.0: 4 CPU minutes, 5 minutes" in text
+    assert "6 runs of 6 arms, from 2 different models, seeds 0, on cpu, torch 2.11.0: 4 CPU minutes, 5 minutes" in text
 
 
 def test_the_same_runs_give_the_same_bytes(written, tmp_path):

@@ -12,9 +12,10 @@ import torch
 
 from benchmarks.motion.arms import CONFIGS, GRID, PATCH, config_of, frame_numbers, paint
 from benchmarks.motion.axis_split import in_clip, install
-from benchmarks.motion.checks import Finding, check
+from benchmarks.motion.checks import Outcome, check
 from benchmarks.motion.learning import Reader, Recipe, begin, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
+from benchmarks.motion.plan import REGIMES
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
 from benchmarks.motion.regimes import CHOICES, choose, coordinates_of, parts_of, taken
 from benchmarks.motion.runs import QUICK, Run, Study, all_runs, matching
@@ -112,8 +113,8 @@ def test_an_image_grid_holds_four_whole_frames_on_each_image_in_time_order(clips
 
 
 @pytest.mark.parametrize("arm", CONFIGS)
-def test_arms_give_64_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
-    """But for those with 1 and 16 DynImgs in place of 4, which have 16 tokens each."""
+def test_arms_have_their_number_of_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
+    """64 but for 1 and 16 DynImgs in place of 4, which have 16 tokens each."""
     tokens = {"dynimgs_1": 16, "dynimgs_16": 256}.get(arm, 64)
     features = encoded(towers[arm], arm, paint(render(clips), arm))
     there, where = labels(clips, arm)
@@ -121,6 +122,17 @@ def test_arms_give_64_visual_tokens_with_labels_and_coordinates(arm, clips, towe
     assert there.shape == (6, tokens, 9)
     assert where.shape == (6, tokens, 9, 2)
     assert len(coordinates_of(config_of(arm))) == tokens
+
+
+@pytest.mark.parametrize("arm", CONFIGS)
+def test_towers_read_as_many_patches_of_a_clip_as_the_docs_say(arm, clips, towers):
+    read = []
+    first = towers[arm].model.vision_tower.encoder.layers[0]
+    handle = first.register_forward_pre_hook(lambda _, args, kwargs: read.append(args[0].shape), with_kwargs=True)
+    encoded(towers[arm], arm, paint(render(clips), arm))
+    handle.remove()
+    patches = sum(shape[0] * shape[1] for shape in read) / len(clips)
+    assert patches == {"after": 320, "tokens": 80, "frames_16": 256, "dynimgs_1": 16, "dynimgs_16": 256}.get(arm, 64)
 
 
 def test_labels_name_each_thing_once_in_every_frame_that_shows_it(clips):
@@ -170,6 +182,10 @@ def pair():
     for model in models.values():
         scale_projector(model, features)
     return models, features
+
+
+def test_every_planned_regime_chooses_tokens_in_one_way():
+    assert set(REGIMES) == set(CHOICES)
 
 
 @pytest.mark.parametrize("regime", [*dict.fromkeys(CHOICES.values()), "gaps"])
@@ -437,8 +453,15 @@ def test_key_frames_alone_are_their_cells():
 
 
 def test_a_folder_holds_one_scale(study):
-    with pytest.raises(ValueError, match=r"holds a study of .*'steps': 3.* but this one is of .*'steps': 4"):
+    with pytest.raises(ValueError, match=r"holds a study with steps 3, here 4; take another --output"):
         Study(study[0].folder, replace(QUICK, steps=4), **QUIET)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="sees no CUDA device; take --device cpu"):
+        Study(tmp_path / "new", QUICK, "cuda")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(("regime", "mean"), [("irregular", 48), ("stills", 88)])
@@ -462,9 +485,9 @@ def test_names_are_unique_and_an_unknown_pattern_lists_them():
 
 
 def test_a_finding_holds_by_its_mean():
-    assert Finding("x", [30.0, 15.0], above=20).holds
-    assert not Finding("x", [30.0, 5.0], above=20).holds
-    assert str(Finding("x", [9.0, 5.0], below=5)) == "NOT HELD x: +7.0 points, wanted < 5 (+9.0, +5.0)"
+    assert Outcome("x", [30.0, 15.0], above=20).holds
+    assert not Outcome("x", [30.0, 5.0], above=20).holds
+    assert str(Outcome("x", [9.0, 5.0], below=5)) == "NOT HELD x: +7.0 points, wanted < 5 (+9.0, +5.0)"
 
 
 class MadeUp:
@@ -481,7 +504,7 @@ class MadeUp:
         return {"accuracy": dict.fromkeys(QUESTIONS, self.accuracies[run.line])}
 
 
-GOOD = {"rope-shuffled-4d": 95.0, "rope-shuffled-1d": 50.0, "theta_lr-shuffled-0.0001": 51.0}
+GOOD = {"rope-shuffled-4d": 95.0, "rope-shuffled-1d": 50.0, "theta_lr-shuffled-1e-05": 51.0}
 GOOD |= {"fusion-canvas": 93.0, "fusion-none": 60.0}
 
 
@@ -491,7 +514,7 @@ GOOD |= {"fusion-canvas": 93.0, "fusion-none": 60.0}
         ({}, [True, True, True]),
         ({"rope-shuffled-4d": 69.0}, [False, True, True]),
         ({"fusion-none": 79.0}, [True, False, True]),
-        ({"theta_lr-shuffled-0.0001": 56.0}, [True, True, False]),
+        ({"theta_lr-shuffled-1e-05": 56.0}, [True, True, False]),
     ],
 )
 def test_the_checks_fail_each_for_its_own_reason(changed, held):

@@ -23,7 +23,7 @@ from dynimg_plugin.budget import choose_cells, in_row
 from dynimg_plugin.layout import DynImgLayout
 
 from .files import write_json
-from .learning import OFFSETS, Reader, learn, read, theta_norms
+from .learning import OFFSETS, Reader, learn, percent_right, read, theta_norms
 from .questions import QUESTIONS
 from .records import VERSION
 from .regimes import RANDOM, places_of, taken
@@ -111,7 +111,7 @@ def accuracy(model: Any, reader: Reader, keep: float, policy: str, closed: bool 
         places = None if closed else places_of(chosen, len(QUESTIONS), features.shape[1])
         logits = read(model, *taken(features, reader.recipe.config, chosen), places)[0]
         right.append(logits.argmax(-1).cpu() == reader.answers[rows] + OFFSETS)
-    return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
+    return percent_right(right)
 
 
 def kept_tokens(model: Any, features: torch.Tensor, config: DynImgConfig) -> torch.Tensor:

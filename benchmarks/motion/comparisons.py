@@ -1,7 +1,8 @@
-"""Which arms are compared, and how: paired by seed, t intervals, Holm's correction over all pairs.
+"""Which arms are compared, and how: paired by seed, t intervals, Holm's correction over all planned pairs.
 
-A pair, and the measure that the correction and the claims rest on (the mean over all questions), was written down
-before its first run. The groups of questions and the mean along the learning curve are reported beside it, uncorrected.
+A planned pair, and the measure that the correction and the claims rest on (the mean over all questions), was written
+down before its first run. The correction counts all of them, run or not, so that it does not change with what is there.
+Pairs thought of afterwards, the groups of questions and the mean along the learning curve are reported uncorrected.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from statistics import fmean
 
 from scipy import stats
 
-from .records import ALL, CURVE, MEASURES, Arm, Arms, in_order, measured
+from .plan import DYNIMGS, OTHER_THETA_RATES, PAPER_PROMPTS, REGIMES, THETA_RATE
+from .records import ALL, CURVE, MEASURES, Arm, Arms, measured
 
 CONFIDENCE = 0.95
-DEFAULT_THETA_RATE = 1e-2
-# Regimes of `rope`.
-PLANNED = ("fixed", "dropped", "shuffled", "order", "order_time", "irregular_slot", "irregular_time", "stills")
 DIGITS = 9  # differences of accuracies that are equal may still differ by rounding
 
 
@@ -42,29 +41,33 @@ def _rope(experiment: str, regime: str) -> Pair:
     return Pair(f"4D - 1D RoPE, {regime}", Arm(experiment, "4d", regime), Arm(experiment, "1d", regime))
 
 
+def _theta_rate(rate: float, name: str, rope: str) -> Pair:
+    return Pair(
+        f"theta at {rate:g} - {name}, shuffled",
+        Arm("theta_lr", f"{rate:g}", "shuffled"),
+        Arm("rope", rope, "shuffled"),
+    )
+
+
 PAIRS = (
     _fusion("after", "none"),
     *(_fusion("canvas", other) for other in ("none", "after", "canvas_apart", "tokens", "frames_16", "image_grid")),
-    *(_rope("rope", regime) for regime in PLANNED),
+    *(_rope("rope", regime) for regime in REGIMES),
     _rope("lora", "lora"),
     Pair("axis split - 1D RoPE", Arm("fusion", "axis_split"), Arm("rope", "1d")),
     Pair("theta per layer - shared", Arm("theta", "per_layer", "shuffled"), Arm("theta", "shared", "shuffled")),
-    *(_number("frames", "prompts per key frame", other) for other in (1, 2, 6, 12)),
-    *(_number("dynimgs", "DynImgs", other) for other in (1, 16)),
+    *(_number("frames", "prompts per key frame", other) for other in PAPER_PROMPTS if other != 4),
+    *(_number("dynimgs", "DynImgs", other) for other in DYNIMGS if other != 4),
+    *(
+        _theta_rate(rate, name, rope)
+        for rate in OTHER_THETA_RATES
+        for name, rope in ((f"{THETA_RATE:g}", "4d"), ("1D RoPE", "1d"))
+    ),
 )
-
-
-def theta_rates(arms: Arms) -> tuple[Pair, ...]:
-    """Every learning rate of theta that was run, against the default one's 4D RoPE and against 1D RoPE.
-
-    The default rate itself is 4D RoPE in the same regime, and compared there.
-    """
-    rates = [arm for arm in arms if arm.experiment == "theta_lr" and in_order(arm.arm)[1] != DEFAULT_THETA_RATE]
-    return tuple(
-        Pair(f"theta at {rate.arm} - {name}, {rate.regime}", rate, Arm("rope", rope, rate.regime))
-        for rate in rates
-        for name, rope in (("default", "4d"), ("1D RoPE", "1d"))
-    )
+AFTERWARDS = tuple(  # 1D RoPE is told no time, so 4D - 1D does not say what real time adds to 4D RoPE
+    Pair(f"real time - slots, 4D RoPE, {name}", Arm("rope", "4d", timed), Arm("rope", "4d", slots))
+    for name, timed, slots in (("order", "order_time", "order"), ("irregular", "irregular_time", "irregular_slot"))
+)
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,23 @@ def t_interval(values: Sequence[float]) -> tuple[float | None, float | None, flo
     return float(interval.low), float(interval.high), float(result.pvalue)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979): the k-th smallest of m times m - k + 1, never falling."""
+def holm(values: Sequence[float], tests: int) -> list[float]:
+    """p values adjusted (Holm 1979): the k-th smallest times `tests` - k + 1, never falling.
+
+    Args:
+        tests: how many were planned; those without a value are taken for the largest.
+    """
     adjusted = [0.0] * len(values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, values[place] * (len(values) - rank)))
+        largest = max(largest, min(1.0, values[place] * (tests - rank)))
         adjusted[place] = largest
     return adjusted
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All pairs. `differences[pair][measure]`; `adjusted` has Holm's p of the mean over all questions."""
+    """All pairs. `differences[pair][measure]`; `adjusted`: Holm's p of planned ones, of the mean over all questions."""
 
     differences: Mapping[Pair, Mapping[str, Difference]]
     adjusted: Mapping[Pair, float]
@@ -130,8 +137,8 @@ class Comparisons:
 def compare(arms: Arms) -> Comparisons:
     found = {
         pair: {measure: made for measure in (*MEASURES, CURVE) if (made := paired(pair, measure, arms)) is not None}
-        for pair in (*PAIRS, *theta_rates(arms))
+        for pair in (*PAIRS, *AFTERWARDS)
     }
-    tested = {pair: made[ALL].p for pair, made in found.items() if ALL in made}
+    tested = {pair: found[pair][ALL].p for pair in PAIRS if ALL in found[pair]}
     known = {pair: p for pair, p in tested.items() if p is not None}
-    return Comparisons(found, dict(zip(known, holm(list(known.values())), strict=True)))
+    return Comparisons(found, dict(zip(known, holm(list(known.values()), len(PAIRS)), strict=True)))

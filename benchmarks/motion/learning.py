@@ -5,7 +5,7 @@ visual tokens 0 .. 63 | q0 | q1 | ... | q7        every question sees all visual
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ def read(
     """Logits of the questions' answers, (n, questions, vocabulary), and what the language model returned.
 
     Args:
+        features: (n, visual, c), not projected. coordinates: (n or 1, visual, 3).
         positions: (n or 1, visual + questions), position ids with gaps; None: without.
         whole: compute the last layer for all tokens, and return attentions.
     """
@@ -123,7 +124,11 @@ class Reader:
 
 
 def begin(recipe: Recipe, features: Tensor, device: str) -> Any:
-    """The model before its first step: random, its projector fit to the features, or a checkpoint with LoRA in it."""
+    """The model before its first step: random, its projector fit to the features, or a checkpoint with LoRA in it.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
     model = build(recipe.config, recipe.seed, device)
     if recipe.start is not None:
         missing, unknown = model.load_state_dict(torch.load(recipe.start, map_location=device), strict=False)
@@ -168,10 +173,15 @@ def learn(data: dict[str, Data], recipe: Recipe, device: str, show: Show = lambd
 @torch.no_grad()
 def accuracy(model: Any, reader: Reader) -> dict[str, float]:
     """Percent right per question, out of the whole vocabulary; a regime's random choices are the same every time."""
-    right = []
-    for batch in reader.batches():
-        right.append(read(model, batch.features, batch.coordinates, batch.positions)[0].argmax(-1) == batch.answers)
-    return dict(zip(QUESTIONS, (100 * torch.cat(right).float().mean(0)).tolist(), strict=True))
+    return percent_right(
+        read(model, batch.features, batch.coordinates, batch.positions)[0].argmax(-1) == batch.answers
+        for batch in reader.batches()
+    )
+
+
+def percent_right(right: Iterable[Tensor]) -> dict[str, float]:
+    """By question, from batches of (n, questions) bool."""
+    return dict(zip(QUESTIONS, (100 * torch.cat(list(right)).float().mean(0)).tolist(), strict=True))
 
 
 @torch.no_grad()

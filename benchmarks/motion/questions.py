@@ -19,8 +19,3 @@ GROUPS = {
     "position": ("direction_fast", "side"),  # the order of prompt frames decides
 }
 CHANCE = {question: 100 / answers for question, answers in ANSWERS.items()}
-
-
-def group_mean(accuracy: dict[str, float], group: str) -> float:
-    """Mean accuracy over the questions of a group."""
-    return sum(accuracy[question] for question in GROUPS[group]) / len(GROUPS[group])

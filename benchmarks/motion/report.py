@@ -10,22 +10,22 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import budget_report, claims, plots, tables
-from .comparisons import Comparisons, compare
+from .comparisons import PAIRS, Comparisons, compare
 from .questions import GROUPS
 from .records import ALL, Arms, RecordError, by_arm, load
 
 METHOD = """Differences are paired by seed. Brackets hold the 95 % Student t interval of the mean over seeds. Holm's p
-corrects the two-sided t test of the mean over all questions for the {number} pairs that could be compared; a pair
-counts as a difference below {level}. Beside it stand, uncorrected, the groups of questions and the mean of all
-questions along the learning curve, which tells who learns sooner; no claim rests on them. No sign was assumed
-beforehand. Learning rates are those that were best for 1D RoPE with seed 0, whose run is the better one of that search,
-a small advantage of 1D over 4D RoPE in that seed."""
+corrects the two-sided t test of the mean over all questions for all {planned} planned pairs, of which {number} could
+be compared; a pair counts as a difference below {level}. Pairs without Holm's p have one seed or were thought of when
+runs were at hand. Beside it stand, uncorrected, the groups of questions and the mean of all questions along the
+learning curve, which tells who learns sooner; no claim rests on them. No sign was assumed beforehand. Learning rates
+are those that were best for 1D RoPE with seed 0, whose run is the better one of that search, a small advantage of 1D
+over 4D RoPE in that seed."""
 VERDICTS = """One pair is held when its difference is above 0 with Holm's p below {level}; not held when it is below 0
 with such a p, or when its interval reaches down to 0 but not up to {margin:g} point (the paper's gain, where that is
-smaller) and the other side's mean leaves room for the paper's gain below 100 %; else, and with fewer than {fewest}
-seeds, undecided. A claim is held when all its pairs are, not held when one
-is not. The paper's gains are its own, on MSVD-QA with a 7B model. A null result is a result; none of this says what a
-7B model does on real videos."""
+smaller) and the other side is at least as far below 100 % (asked since runs were at hand); else, and with fewer than
+{fewest} seeds, undecided. A claim is held when all its pairs are, not held when one is not. The paper's gains are its
+own, on MSVD-QA with a 7B model. A null result is a result; none of this says what a 7B model does on real videos."""
 
 
 def write(runs: Path, output: Path, timings: Path | None = None) -> Path:
@@ -61,6 +61,11 @@ def without_budget(arms: Arms) -> Arms:
 
 
 def read_timings(path: Path | None) -> dict[str, Any] | None:
+    """What `benchmarks/token_budget.py --json` wrote.
+
+    Raises:
+        RecordError: the file cannot be read or holds something else.
+    """
     if path is None:
         return None
     try:
@@ -69,10 +74,11 @@ def read_timings(path: Path | None) -> dict[str, Any] | None:
         raise RecordError(
             f"{path} cannot be read ({error.strerror}); `benchmarks/token_budget.py --json` writes it"
         ) from error
-    except json.JSONDecodeError as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{path} is not JSON ({error})") from error
     whole = isinstance(timings, dict) and {"rows", "layers", "device", "policy"} <= set(timings)
-    if not whole or not all({"arm", *budget_report.SAVED} <= set(row) for row in timings["rows"]):
+    rows = timings["rows"] if whole and isinstance(timings["rows"], list) else [None]
+    if not all(isinstance(row, dict) and {"arm", *budget_report.SAVED} <= set(row) for row in rows):
         raise RecordError(f"{path} is not what `benchmarks/token_budget.py --json` writes")
     return timings
 
@@ -94,7 +100,7 @@ def _sections(
     drawn: list[str],
     timings: dict[str, Any] | None,
 ) -> Iterator[tuple[str, str]]:
-    method = METHOD.format(number=len(differences.adjusted), level=claims.LEVEL)
+    method = METHOD.format(planned=len(PAIRS), number=len(differences.adjusted), level=claims.LEVEL)
     verdicts = VERDICTS.format(level=claims.LEVEL, margin=claims.MARGIN, fewest=claims.FEWEST_SEEDS)
     yield "## The paper's claims", f"{tables.claims(claims.findings(differences), differences)}\n\n{verdicts}"
     yield "## Missing", bullets([*tables.missing(arms), *tables.unpaired(arms, differences)])
@@ -121,7 +127,7 @@ def head(arms: Arms) -> str:
     devices, versions = (", ".join(sorted({getattr(run, name) for run in runs})) for name in ("device", "torch"))
     groups = "; ".join(f"{name}: {', '.join(questions)}" for name, questions in GROUPS.items())
     return (
-        f"{len(runs)} runs of {len(arms)} arms, from {len(models)} trained models, "
+        f"{len(runs)} runs of {len(arms)} arms, from {len(models)} different models, "
         f"seeds {tables.seeds({run.seed for run in runs})}, on {devices}, "
         f"torch {versions}: {cpu:.0f} CPU minutes, {wall:.0f} minutes of runs, towers and tuning not counted. "
         "Accuracies are percent on the evaluation split after the last step, learning curves on the tuning split; "

@@ -20,19 +20,15 @@ from dynimg_plugin.config import ThetaScope
 from .arms import config_of
 from .files import write, write_json
 from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
+from .plan import DYNIMGS, FUSIONS, OTHER_THETA_RATES, OTHERS, PROMPTS, REGIMES, THETA_RATE
 from .records import VERSION
 from .regimes import CHOICES, KEY
 from .scenes import Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
 
-RATES = (4e-3, 8e-3)  # tried for every tower on the tuning split; 1e-3 and 2e-3 were far behind in pilots on the canvas
-FUSIONS = ("none", "canvas", "after", "canvas_apart", "tokens")
-OTHERS = ("frames_16", "image_grid")  # ways of other papers
-PROMPTS = {"1": "prompts_1", "2": "prompts_2", "4": "canvas"}  # 6 and 12 do not divide a row of 4 cells
-DYNIMGS = {"1": "dynimgs_1", "4": "canvas", "16": "dynimgs_16"}
+RATES = (4e-3, 8e-3)  # tried for every tower on the tuning split
 LORA, PLAIN = "lora", "canvas_apart"  # whose key frames' cells no prompt has changed: a checkpoint of plain frames
-THETA_RATES = (1e-2, 1e-5, 1e-4, 1e-3, 5e-2)  # the default first
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Run:
     regime: str
     seed: int
     rope_4d: bool = False
-    theta_lr: float = 1e-2
+    theta_lr: float = THETA_RATE
     theta_scope: ThetaScope = "shared"
     axis_split: bool = False
 
@@ -120,10 +116,10 @@ def all_runs(seeds: int) -> Iterator[Run]:
     for seed in range(seeds):
         for fusion in FUSIONS:
             yield Run("fusion", fusion, fusion, "fixed", seed)
-        for regime in CHOICES:
+        for regime in REGIMES:
             for rope in ("1d", "4d"):
                 yield Run("rope", rope, "canvas", regime, seed, rope == "4d")
-        for rate in THETA_RATES:
+        for rate in (THETA_RATE, *OTHER_THETA_RATES):
             yield Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
         for scope in get_args(ThetaScope):
             yield Run("theta", scope, "canvas", "shuffled", seed, True, theta_scope=scope)
@@ -132,10 +128,15 @@ def all_runs(seeds: int) -> Iterator[Run]:
             yield Run(LORA, rope, PLAIN, LORA, seed, rope == "4d")
         for other in OTHERS:
             yield Run("fusion", other, other, "fixed", seed)
-        for prompts, fusion in PROMPTS.items():
-            yield Run("frames", prompts, fusion, "fixed", seed)
-        for dynimgs, fusion in DYNIMGS.items():
-            yield Run("dynimgs", dynimgs, fusion, "fixed", seed)
+        for experiment, numbers in (("frames", PROMPTS), ("dynimgs", DYNIMGS)):
+            for number, fusion in numbers.items():
+                yield Run(experiment, str(number), fusion, "fixed", seed)
+
+
+def _available(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but this torch sees no CUDA device; take --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 class Study:
@@ -145,18 +146,22 @@ class Study:
         show: gets lines of progress.
 
     Raises:
-        ValueError: the folder holds a study of another scale or device.
+        ValueError: the folder holds a study of another scale or device, or the device is not there.
     """
 
     def __init__(self, folder: Path, scale: Scale | None = None, device: str = "auto", show: Any = print) -> None:
         self.folder, self.scale, self.show = folder, scale or Scale(), show
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = _available(device)
         file, own = folder / "study.json", {"version": VERSION, **asdict(self.scale), "rates": list(self.scale.rates)}
         own["device"] = self.device  # towers differ in their last bits, and pairs shall not
         if not file.is_file():
             write_json(file, own)
-        elif (there := json.loads(file.read_text("utf-8"))) != own:
-            raise ValueError(f"{folder} holds a study of {there}, but this one is of {own}; take another --output")
+        there = json.loads(file.read_text("utf-8"))
+        if odd := [name for name in sorted(own.keys() | there.keys()) if own.get(name) != there.get(name)]:
+            differ = ", ".join(f"{name} {there.get(name)}, here {own.get(name)}" for name in odd)
+            raise ValueError(
+                f"{folder} holds a study with {differ}; take another --output, or the same options as there"
+            )
 
     def run(self, runs: list[Run], others: Iterable[Run] = ()) -> int:
         """Make those runs that have no JSON yet; returns how many. The same work under another name is copied.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .claims import Finding
 from .comparisons import PAIRS, Comparisons, Difference
+from .plan import ROW
 from .questions import CHANCE, QUESTIONS
 from .records import ALL, CURVE, MEASURES, Arm, Arms, Record, score
-from .runs import PROMPTS
 
 NONE = "-"
 
@@ -45,13 +45,16 @@ def claims(found: Sequence[Finding], comparisons: Comparisons) -> str:
             rows.append(["", "", pair.name, f"{finding.claim.gains[pair]:+.1f}", led, outcome])
         rows[-len(finding.by_pair)][:2] = [finding.claim.text, f"**{finding.verdict}**"]
     head = ["claim", "in miniature", "pair", "paper's gain", "gain here: points, all questions", "the pair alone"]
-    return table(head, rows)
+    cautions = [f"- {one.claim.text}: {one.claim.caution}." for one in found if one.claim.caution]
+    given = ["What the clips give to one side before any run:", "\n".join(cautions)] if cautions else []
+    return "\n\n".join([table(head, rows), *given])
 
 
 def _led(difference: Difference | None, adjusted: float | None) -> str:
     if difference is None:
         return "no seeds on both sides"
-    return f"{interval(difference)}, {_count(difference)}, Holm's p {p_value(adjusted)}"
+    led = f"{interval(difference)}, {_count(difference)}, Holm's p {p_value(adjusted)}"
+    return f"{led}, {difference.room:.1f} below 100 %"
 
 
 def _count(difference: Difference) -> str:
@@ -93,14 +96,14 @@ def dropped(comparisons: Comparisons) -> list[str]:
 def missing(arms: Arms) -> list[str]:
     wanted = dict.fromkeys(arm for pair in PAIRS for arm in (pair.better, pair.other))
     lines = [f"`{arm}`: no run{_why(arm)}" for arm in wanted if arm not in arms]
-    empty = [name for name in ("theta_lr", "budget") if all(arm.experiment != name for arm in arms)]
-    return lines + [f"`{name}`: no run of this experiment" for name in empty]
+    budget = any(arm.experiment == "budget" for arm in arms)
+    return lines if budget else [*lines, "`budget`: no run of this experiment"]
 
 
 def _why(arm: Arm) -> str:
     """The paper's arms that the study cannot make."""
-    impossible = arm.experiment == "frames" and arm.arm not in PROMPTS
-    return ", and none can be made: so many prompts do not divide a row of 4 cells" if impossible else ""
+    impossible = arm.experiment == "frames" and ROW % int(arm.arm)
+    return f", and none can be made: {arm.arm} prompts do not divide a row of {ROW} cells" if impossible else ""
 
 
 def unpaired(arms: Arms, comparisons: Comparisons) -> list[str]:

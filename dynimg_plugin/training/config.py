@@ -20,7 +20,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 _COMMON: dict[str, Any] = {
-    "theta_lr": 1e-2,  # absolute; Adam travels at most learning rate x steps (probes.check_travel)
+    "theta_lr": 1e-2,  # absolute; Adam travels about learning rate x steps (probes.check_travel)
     "bf16": True,
     "activation_checkpointing": True,
     "logging_steps": 10,

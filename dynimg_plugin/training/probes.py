@@ -14,12 +14,13 @@ LIGER = "with Liger set liger_kernel_config={'rope': False}, with hub kernels le
 
 
 def check_checkpointing(model: nn.Module, arguments: Any) -> None:
-    """Reentrant checkpointing cannot go back through (cos, sin), which all layers share."""
-    option = next(
-        name
-        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
-        if hasattr(arguments, name)
-    )
+    """Reentrant checkpointing cannot go back through (cos, sin), which all layers share.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    newer = hasattr(arguments, "activation_checkpointing_kwargs")
+    option = "activation_checkpointing_kwargs" if newer else "gradient_checkpointing_kwargs"
     asked = getattr(arguments, option) or {}
     functions = [getattr(m, "_gradient_checkpointing_func", None) for m in model.modules()]
     given = [getattr(f, "keywords", {}).get("use_reentrant") for f in functions if f is not None]
@@ -81,7 +82,7 @@ def _gradients(layer: nn.Module, rotary: Any, config: Any) -> tuple[torch.Tensor
 
 
 def check_travel(theta_lr: float, steps: int) -> str | None:
-    """A warning when theta cannot get far: Adam moves at most learning rate x steps, half of it under a schedule.
+    """A warning when theta cannot get far: Adam moves it by about learning rate x steps, half of it under a schedule.
 
     The limit is our choice, from the miniature study (`theta_lr`, 2,400 steps, shuffled tokens, one seed): of the
     8.0 points that 4D RoPE brings at 12 in all, 1.2 brings 8, 0.12 brings 4, and late, 0.012 none.
@@ -90,13 +91,17 @@ def check_travel(theta_lr: float, steps: int) -> str | None:
     if travel >= 1:
         return None
     return (
-        f"theta can travel about {travel:.2g} at most (theta_lr {theta_lr:g} x {steps} steps x 0.5); in our miniature "
+        f"theta can travel about {travel:.2g} (theta_lr {theta_lr:g} x {steps} steps x 0.5); in our miniature "
         f"study 1 was enough, 0.1 gave half of its effect and 0.01 none. Train longer or raise theta_lr"
     )
 
 
 def check_theta_group(model: nn.Module, optimizer: torch.optim.Optimizer, theta: list[nn.Parameter]) -> None:
-    """Theta must be in one group of its own, without weight decay."""
+    """Theta must be in one group of its own, without weight decay.
+
+    Raises:
+        ValueError: it is not.
+    """
     groups = [g for g in optimizer.param_groups if any(p is t for p in g["params"] for t in theta)]
     alone = len(groups) == 1 and len(groups[0]["params"]) == len(theta)
     if not alone or groups[0].get("weight_decay"):
