@@ -9,7 +9,7 @@ import shutil
 import pytest
 from PIL import Image, ImageChops
 
-from benchmarks.motion import budget_report, claims, plots, report
+from benchmarks.motion import budget_report, claims, plots, report, tables
 from benchmarks.motion.comparisons import AFTERWARDS, PAIRS, Difference, compare, holm, paired, t_interval
 from benchmarks.motion.questions import GROUPS, QUESTIONS
 from benchmarks.motion.records import ALL, CURVE, Record, RecordError, by_arm, in_order, load, score
@@ -145,6 +145,14 @@ def test_who_learns_sooner_shows_along_the_curve(arms):
     gain = by_name["4D - 1D RoPE, shuffled"]
     assert gain[CURVE].mean == pytest.approx(gain[ALL].mean / 2)  # made-up curves run at half the accuracy
     assert CURVE not in by_name["canvas - after"]  # and these have none
+
+
+def test_how_soon_a_question_was_learned_is_told_by_seed():
+    runs = [made_up("rope", "4d", seed, value) for seed, value in {0: 50, 1: 100, 2: 96}.items()]
+    runs[2]["curve"][1]["accuracy"] = dict.fromkeys(QUESTIONS, 96.0)
+    runs.append(made_up("fusion", "none", 0, 90))  # without a curve
+    text = tables.soon(by_arm([Record(**run) for run in runs]), "when", 50)
+    assert text.splitlines()[2:] == ["| rope | 4d | fixed | 0 1 2 | not in 400, 200, 400 |"]
 
 
 def test_pairs_without_a_common_seed_are_named():

@@ -171,6 +171,21 @@ def _distinct(runs: Mapping[int, Record], of: Callable[[Record], str]) -> list[s
     return sorted({of(run) for run in runs.values()})
 
 
+def soon(arms: Arms, question: str, percent: float) -> str:
+    """Per seed, after how many steps a question was first at `percent` on the learning curve."""
+
+    def steps(run: Record) -> str:
+        reached = (point["step"] for point in run.curve if point["accuracy"].get(question, 0) >= percent)
+        return str(next(reached, f"not in {run.steps}"))
+
+    rows = [
+        [arm.experiment, *_names(arm), seeds(runs), ", ".join(steps(runs[seed]) for seed in sorted(runs))]
+        for arm, runs in arms.items()
+        if all(run.curve for run in runs.values())
+    ]
+    return table(["experiment", "arm", "regime", "seeds", "steps"], rows) if rows else ""
+
+
 def theta(arms: Arms) -> str:
     rows = []
     for arm, runs in arms.items():
