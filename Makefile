@@ -10,7 +10,8 @@ READY := $(VENV)/.ready
 # The lower end of the ranges: a venv that sees the packages of .venv, with the older ones on top. torch comes from there.
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
-OLDEST_TESTS := $(foreach name,families day_zero rope attention loading original suggest processing,tests/test_$(name).py)
+OLDEST_NAMES := families day_zero rope attention loading original suggest processing places
+OLDEST_TESTS := $(foreach name,$(OLDEST_NAMES),tests/test_$(name).py)
 
 # Each worker is a process with one torch thread and up to 2 GB; `pytest` alone runs the same tests one by one.
 PARALLEL := -n 2 --dist worksteal

@@ -93,11 +93,12 @@ def test_an_emptied_cache_forgets_and_a_forward_budget_is_remembered_without_4d_
     torch.testing.assert_close(
         model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1], whole, atol=1e-3, rtol=0
     )
-    cache.reset()
+    cache.crop(-cache.get_seq_length())  # reset() keeps the length in transformers 4
     assert ahead_of(cache) is None
     assert not hasattr(cache, AHEAD)
 
 
+@pytest.mark.oldest
 @torch.no_grad()
 def test_a_cache_that_was_cut_goes_on_at_the_right_positions_or_not_at_all():
     """Cut in the text after the DynImgs, inside them, before them; as when a prompt's cache is used again."""
