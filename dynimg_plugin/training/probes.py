@@ -85,14 +85,14 @@ def check_travel(theta_lr: float, steps: int) -> str | None:
     """A warning when theta cannot get far: Adam moves it by about learning rate x steps, half of it under a schedule.
 
     The limit is our choice, from the miniature study (`theta_lr`, 2,400 steps, shuffled tokens): of the 4.9 points that
-    4D RoPE brings at 12 in all, 0.12 brings half, and late (five seeds); 1.2 brings all and 0.012 none (one seed).
+    4D RoPE brings at 12 in all, 0.12 brings 2.0 (five seeds), 1.2 as much as 12, and 0.012 none (one seed).
     """
     travel = theta_lr * steps * 0.5
     if travel >= 1:
         return None
     return (
         f"theta can travel about {travel:.2g} (theta_lr {theta_lr:g} x {steps} steps x 0.5); in our miniature "
-        f"study 1 was enough, 0.1 gave half of its effect and 0.01 none. Train longer or raise theta_lr"
+        f"study 1 was enough, 0.1 gave less than half of its effect and 0.01 none. Train longer or raise theta_lr"
     )
 
 
