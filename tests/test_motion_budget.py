@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.motion import budget, learning, regimes, tower
-from benchmarks.motion.arms import config_of
+from benchmarks.motion.arms import CONFIGS
 from benchmarks.motion.model import build
 from benchmarks.motion.records import by_arm, load
 from benchmarks.motion.runs import QUICK, Study
@@ -17,7 +17,7 @@ from benchmarks.motion.scenes import draw_clips
 from dynimg_plugin.budget import spread_cells
 from dynimg_plugin.layout import DynImgLayout
 
-CANVAS = config_of("canvas")
+CANVAS = CONFIGS["canvas"]
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.motion.arms import CONFIGS, GRID, PATCH, config_of, frame_numbers, paint
+from benchmarks.motion.arms import CONFIGS, GRID, PATCH, frame_numbers, paint, timing_of
 from benchmarks.motion.axis_split import in_clip, install
 from benchmarks.motion.checks import Outcome, check
 from benchmarks.motion.learning import Reader, Recipe, begin, learn, questions_after, read, theta_norms
 from benchmarks.motion.model import FIRST_ANSWER, VOCABULARY, build, scale_projector
-from benchmarks.motion.plan import REGIMES
+from benchmarks.motion.plan import PROMPTS, REGIMES
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
 from benchmarks.motion.regimes import CHOICES, choose, coordinates_of, parts_of, taken
 from benchmarks.motion.runs import QUICK, Run, Study, all_runs, matching
-from benchmarks.motion.scenes import FRAMES, SPLITS, draw_clips, render
+from benchmarks.motion.scenes import FAR, FRAMES, SPLITS, draw_clips, render
 from benchmarks.motion.tower import encode, labels
 from dynimg_plugin import compose
 from dynimg_plugin.config import ThetaScope
 from dynimg_plugin.rope import DynImgRotaryEmbedding
 from dynimg_plugin.training.parts import part_of
 
-CANVAS = config_of("canvas")
+CANVAS = CONFIGS["canvas"]
+TOKENS = {"dynimgs_1": 16, "dynimgs_16": 256, **dict.fromkeys(PROMPTS.values(), 144)}
 QUIET = {"device": "cpu", "show": lambda line: None}
 
 
@@ -35,9 +36,13 @@ def clips():
     return draw_clips("train", 6, seed=7)
 
 
+def clips_of(arm):
+    return draw_clips("train", 6, seed=7, timing=timing_of(arm))
+
+
 @pytest.fixture(scope="module")
 def towers():
-    return {arm: build(config_of(arm), 0) for arm in CONFIGS}
+    return {arm: build(CONFIGS[arm], 0) for arm in CONFIGS}
 
 
 def encoded(model, arm, pixels):
@@ -70,6 +75,29 @@ def test_key_frames_never_show_streak_or_flash_and_prompts_show_all_of_them():
     assert sorted([*keys, *prompts]) == list(range(FRAMES))
 
 
+@pytest.mark.parametrize(
+    ("number", "streak", "flash"),
+    [
+        (1, [0, 0, 0, 1], 1 / 4),
+        (2, [1, 1, 0, 1], 1 / 2),
+        (4, [1, 1, 1, 1], 3 / 4),
+        (6, [2, 2, 2, 2], 1),
+        (12, [4, 4, 4, 4], 1),
+    ],
+)
+def test_how_much_of_streak_and_flash_so_many_prompts_show_where_key_frames_are_far_apart(number, streak, flash):
+    """By the answer to `when`, in how many frames the streak is seen; and the share of flashes that are."""
+    clips = draw_clips("train", 4000, timing=FAR)
+    frames = frame_numbers(PROMPTS[number])[0]
+    shown = ~np.isnan(clips.places[..., 0][:, frames])
+    assert not shown[:, 0, 2:].any()
+    when, there = clips.answers[:, QUESTIONS.index("when")], clips.answers[:, QUESTIONS.index("existence")] == 1
+    for group, count in enumerate(streak):
+        assert set(shown[when == group, :, 2].sum(1)) == {count}
+    assert shown[there, :, 3].any(1).mean() == pytest.approx(flash, abs=0.04)
+    assert not shown[~there, :, 3].any()
+
+
 def test_answers_are_what_the_pictures_show(clips):
     answers = dict(zip(QUESTIONS, clips.answers.T, strict=True))
     for i in range(len(clips)):
@@ -96,11 +124,11 @@ def test_groups_of_questions_cover_all_once():
 
 
 @pytest.mark.parametrize("arm", [arm for arm in CONFIGS if arm != "image_grid"])
-def test_pictures_are_those_that_compose_paints(arm, clips):
-    frames = render(clips)
+def test_pictures_are_those_that_compose_paints(arm):
+    frames = render(clips_of(arm))
     painted = paint(frames, arm)
     for i in range(2):
-        images = [image for dynimg in compose(frames[i], config_of(arm)) for image in dynimg.images]
+        images = [image for dynimg in compose(frames[i], CONFIGS[arm]) for image in dynimg.images]
         expected = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         assert torch.equal(painted[i], expected)
 
@@ -113,26 +141,26 @@ def test_an_image_grid_holds_four_whole_frames_on_each_image_in_time_order(clips
 
 
 @pytest.mark.parametrize("arm", CONFIGS)
-def test_arms_have_their_number_of_visual_tokens_with_labels_and_coordinates(arm, clips, towers):
-    """64 but for 1 and 16 DynImgs in place of 4, which have 16 tokens each."""
-    tokens = {"dynimgs_1": 16, "dynimgs_16": 256}.get(arm, 64)
+def test_arms_have_their_number_of_visual_tokens_with_labels_and_coordinates(arm, towers):
+    """64 but for 1 and 16 DynImgs in place of 4, which have 16 tokens each, and the one DynImg of 144."""
+    tokens, clips = TOKENS.get(arm, 64), clips_of(arm)
     features = encoded(towers[arm], arm, paint(render(clips), arm))
     there, where = labels(clips, arm)
     assert features.shape == (6, tokens, 64)
     assert there.shape == (6, tokens, 9)
     assert where.shape == (6, tokens, 9, 2)
-    assert len(coordinates_of(config_of(arm))) == tokens
+    assert len(coordinates_of(CONFIGS[arm])) == tokens
 
 
 @pytest.mark.parametrize("arm", CONFIGS)
-def test_towers_read_as_many_patches_of_a_clip_as_the_docs_say(arm, clips, towers):
+def test_towers_read_as_many_patches_of_a_clip_as_the_docs_say(arm, towers):
     read = []
     first = towers[arm].model.vision_tower.encoder.layers[0]
     handle = first.register_forward_pre_hook(lambda _, args, kwargs: read.append(args[0].shape), with_kwargs=True)
-    encoded(towers[arm], arm, paint(render(clips), arm))
+    encoded(towers[arm], arm, paint(render(clips_of(arm)), arm))
     handle.remove()
-    patches = sum(shape[0] * shape[1] for shape in read) / len(clips)
-    assert patches == {"after": 320, "tokens": 80, "frames_16": 256, "dynimgs_1": 16, "dynimgs_16": 256}.get(arm, 64)
+    patches = sum(shape[0] * shape[1] for shape in read) / 6
+    assert patches == {"after": 320, "tokens": 80, "frames_16": 256, **TOKENS}.get(arm, 64)
 
 
 def test_labels_name_each_thing_once_in_every_frame_that_shows_it(clips):
@@ -411,7 +439,7 @@ def test_each_learning_rate_is_tried_once_per_tower_and_the_best_run_of_seed_0_i
         return {**run.names, "curve": [{"accuracy": right}], "accuracy": right, "wall_seconds": 0, "tuned": 1}
 
     monkeypatch.setattr(study, "_learned", pretend)
-    runs = [run for run in all_runs(2) if run.name in ("rope-dropped-4d-1", "frames-fixed-4-0", "rope-fixed-1d-1")]
+    runs = [run for run in all_runs(2) if run.name in ("rope-dropped-4d-1", "dynimgs-fixed-4-0", "rope-fixed-1d-1")]
     assert study.run(runs) == 3
     tried = [("fusion-canvas-0", rate) for rate in (1e-3, 2e-3, 4e-3)]
     assert learned == [*tried, ("rope-fixed-1d-1", 2e-3), ("rope-dropped-4d-1", 2e-3)]

@@ -1,4 +1,4 @@
-"""The arms: how a clip's 20 frames become visual tokens."""
+"""The arms: how a clip's frames become visual tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from torchvision.transforms.v2 import functional as TF
 from dynimg_plugin import DynImgConfig, compose
 from dynimg_plugin.layout import DynImgLayout, Rect, Region
 
-from .scenes import FRAMES, SIDE
+from .plan import PROMPTS
+from .scenes import FAR, NEAR, SIDE, Timing
 
 GRID, PATCH = 4, 16
-SMALL: dict[str, Any] = {"pooled_size": GRID, "sampling": "uniform", "rope_4d": False}
-CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens; the last two have 16 and 256
+ON_16 = {"grid": GRID, "pooled_size": GRID, "patch_size": PATCH}  # 4 x 4 patches, a cell each
+ON_144 = {"grid": 12, "pooled_size": 12, "patch_size": 8}  # the paper's pooled grid
+SMALL: dict[str, Any] = {**ON_16, "sampling": "uniform", "rope_4d": False}
+ROW: dict[str, Any] = {**SMALL, **ON_144, "num_images": 1}
+CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens
     "none": DynImgConfig(fusion="none", **SMALL),
     "after": DynImgConfig(fusion="after", **SMALL),
     "canvas": DynImgConfig(**SMALL),
@@ -27,22 +31,22 @@ CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens
     "tokens": DynImgConfig(fusion="tokens", **SMALL),
     "frames_16": DynImgConfig(num_images=16, fusion="none", num_prompts=1, **{**SMALL, "pooled_size": 2}),  # PLLaVA
     "image_grid": DynImgConfig(fusion="none", **SMALL),  # IG-VLM: 4 x 4 of the same 16 frames, see layout_of()
-    "prompts_1": DynImgConfig(num_prompts=1, **SMALL),
-    "prompts_2": DynImgConfig(num_prompts=2, **SMALL),
-    "dynimgs_1": DynImgConfig(num_images=1, **SMALL),
-    "dynimgs_16": DynImgConfig(num_images=16, **SMALL),
+    "dynimgs_1": DynImgConfig(num_images=1, **SMALL),  # 16 visual tokens
+    "dynimgs_16": DynImgConfig(num_images=16, **SMALL),  # 256
+    # one DynImg, whose row of 12 cells takes all the paper's numbers of prompts: 144
+    **{arm: DynImgConfig(num_prompts=number, **ROW) for number, arm in PROMPTS.items()},
 }
 
 
-def config_of(arm: str) -> DynImgConfig:
-    """The arm's config on the study's tower of 4 x 4 patches."""
-    return CONFIGS[arm].on_tower(grid=GRID, patch_size=PATCH)
+def timing_of(arm: str) -> Timing:
+    """When things happen in the clips that an arm is shown."""
+    return FAR if arm in PROMPTS.values() else NEAR
 
 
 def layout_of(arm: str) -> DynImgLayout:
     """The layout of one of the arm's images; "image_grid" has one of its own, 2 x 2 frames on every image."""
     if arm != "image_grid":
-        return DynImgLayout.from_config(config_of(arm))
+        return DynImgLayout.from_config(CONFIGS[arm])
     quarters = [Rect(2 * row, 2 * column, 2, 2) for row in range(2) for column in range(2)]
     return DynImgLayout(GRID, GRID, tuple(Region(0, i, quarter, quarter) for i, quarter in enumerate(quarters)))
 
@@ -52,18 +56,18 @@ def frame_numbers(arm: str) -> np.ndarray:
     """Which frames compose() takes, (images, frames of an image), key frame first."""
     if arm == "image_grid":
         return frame_numbers("frames_16").reshape(4, 4)
-    dynimgs = compose(np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), config_of(arm))
+    dynimgs = compose(np.zeros((timing_of(arm).frames, SIDE, SIDE, 3), np.uint8), CONFIGS[arm])
     return np.array([[round(frame.pts_seconds) for frame in dynimg.frames] for dynimg in dynimgs])
 
 
 def paint(frames: np.ndarray, arm: str) -> Tensor:
-    """compose() for many clips at once: (n, 20, 64, 64, 3) uint8 -> (n, images * canvases, 3, H, W) uint8."""
-    layout, numbers = layout_of(arm), frame_numbers(arm)
+    """compose() for many clips at once: (n, frames, 64, 64, 3) uint8 -> (n, images * canvases, 3, H, W) uint8."""
+    layout, numbers, patch = layout_of(arm), frame_numbers(arm), CONFIGS[arm].patch_size
     pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
-    size = (layout.rows * PATCH, layout.grid * PATCH)
+    size = (layout.rows * patch, layout.grid * patch)
     out = torch.empty(len(frames), len(numbers), layout.num_canvases, 3, *size, dtype=torch.uint8)
     for index, region in enumerate(layout.regions):
-        place = region.patches.scaled(PATCH)
+        place = region.patches.scaled(patch)
         shown = pixels[:, numbers[:, index]].flatten(0, 1)
         scaled = TF.resize(shown, [place.h, place.w], interpolation=TF.InterpolationMode.BICUBIC, antialias=True)
         out[:, :, region.canvas, :, place.rows, place.columns] = scaled.unflatten(0, (len(frames), -1))

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from scipy import stats
 
-from .plan import DYNIMGS, OTHER_THETA_RATES, PAPER_PROMPTS, REGIMES, THETA_RATE
+from .plan import DYNIMGS, OTHER_THETA_RATES, PROMPTS, REGIMES, THETA_RATE
 from .records import ALL, CURVE, MEASURES, Arm, Arms, measured
 
 CONFIDENCE = 0.95
@@ -56,7 +56,7 @@ PAIRS = (
     _rope("lora", "lora"),
     Pair("axis split - 1D RoPE", Arm("fusion", "axis_split"), Arm("rope", "1d")),
     Pair("theta per layer - shared", Arm("theta", "per_layer", "shuffled"), Arm("theta", "shared", "shuffled")),
-    *(_number("frames", "prompts per key frame", other) for other in PAPER_PROMPTS if other != 4),
+    *(_number("frames", "prompts per key frame", other) for other in PROMPTS if other != 4),
     *(_number("dynimgs", "DynImgs", other) for other in DYNIMGS if other != 4),
     *(
         _theta_rate(rate, name, rope)

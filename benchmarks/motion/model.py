@@ -9,7 +9,6 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from dynimg_plugin import DynImgConfig, apply_dynimg
 
-from .arms import GRID, PATCH
 from .questions import ANSWERS, QUESTIONS
 
 WIDTH, HEADS = 64, 4
@@ -19,12 +18,15 @@ SHAPE = {"hidden_size": WIDTH, "intermediate_size": 128, "num_hidden_layers": 2,
 
 
 def build(config: DynImgConfig, seed: int, device: str = "cpu") -> Any:
-    """A random model, patched. Attention in PyTorch's plain operations: at this size twice as fast on a CPU."""
+    """A random model for the config's patch grid, patched.
+
+    Attention in PyTorch's plain operations: at this size twice as fast on a CPU.
+    """
     whole = LlavaOnevisionConfig(
         vision_config={
             "model_type": "siglip_vision_model",
-            "image_size": GRID * PATCH,
-            "patch_size": PATCH,
+            "image_size": config.grid * config.patch_size,
+            "patch_size": config.patch_size,
             "vision_use_head": False,
             **SHAPE,
         },

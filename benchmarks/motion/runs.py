@@ -17,7 +17,7 @@ import torch
 from dynimg_plugin import DynImgConfig
 from dynimg_plugin.config import ThetaScope
 
-from .arms import config_of
+from .arms import CONFIGS, timing_of
 from .files import write, write_json
 from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
 from .plan import DYNIMGS, FUSIONS, OTHER_THETA_RATES, OTHERS, PROMPTS, REGIMES, THETA_RATE
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        prompts = 0 if config_of(self.fusion).fusion == "none" else config_of(self.fusion).num_prompts
+        prompts = CONFIGS[self.fusion].frames_per_image - 1
         lora = {"lora_r": LORA_R} if self.experiment == LORA else {}
         theta = {"theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
         return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta, **lora}
@@ -106,9 +106,9 @@ class Run:
     @property
     def config(self) -> DynImgConfig:
         if not self.rope_4d:
-            return config_of(self.fusion)
+            return CONFIGS[self.fusion]
         t_mode = "time" if self.regime.endswith("_time") else "slot"
-        return replace(config_of(self.fusion), rope_4d=True, theta_scope=self.theta_scope, t_mode=t_mode)
+        return replace(CONFIGS[self.fusion], rope_4d=True, theta_scope=self.theta_scope, t_mode=t_mode)
 
 
 def all_runs(seeds: int) -> Iterator[Run]:
@@ -189,15 +189,18 @@ class Study:
     def file(self, run: Run) -> Path:
         return self.folder / "runs" / f"{run.name}.json"
 
-    def clips(self, seed: int) -> dict[str, Clips]:
-        """The train split differs by seed; tuning and evaluation are the same for all runs."""
+    def clips(self, fusion: str, seed: int) -> dict[str, Clips]:
+        """The train split differs by seed; tuning and evaluation are the same for all runs with clips of one timing."""
         sizes = {"train": self.scale.clips, "tuning": self.scale.tuning, "evaluation": self.scale.evaluation}
-        return {split: draw_clips(split, size, seed if split == "train" else 0) for split, size in sizes.items()}
+        timing = timing_of(fusion)
+        return {
+            split: draw_clips(split, size, seed if split == "train" else 0, timing) for split, size in sizes.items()
+        }
 
     def data(self, fusion: str, seed: int) -> Any:
         """Features of the arm's own tower, made on first use."""
         folder, steps = self.folder / "features", self.scale.tower_steps
-        return encoded(fusion, self.clips(seed), seed, self.device, folder, steps)
+        return encoded(fusion, self.clips(fusion, seed), seed, self.device, folder, steps)
 
     def recipe(self, run: Run, rate: float) -> Recipe:
         start = self._checkpoint(run.seed) if run.experiment == LORA else None

@@ -1,9 +1,14 @@
-"""Clips of 20 frames in four groups of five, drawn from a seed: a disc that drifts, one that stays, a streak, a flash.
+"""Clips drawn from a seed: a disc that drifts, one that stays, a streak, and in half of the clips a flash.
 
-    group            0            1            2            3
-    frame        0 1 K 3 4    5 6 K 8 9    . . K . .    . . K . .       K: key frame, in the middle of its group
-    streak       . . . . .    x x . x x    . . . . .    . . . . .       around one key frame, which does not show it
-    flash        . . . . .    . . . . .    . . . . .    . . . f f       in half of the clips, before or after one
+    NEAR: 20 frames in four groups of five                              K: key frame, which shows none of both
+    frame        0 1 K 3 4    5 6 K 8 9    . . K . .    . . K . .
+    streak       . . . . .    x x . x x    . . . . .    . . . . .       around one of the key frames
+    flash        . . . . .    . . . . .    . . . . .    . . . f f       before or after one
+
+    FAR: 13 frames in one group; streak and flash are as quick as there, so that few prompts miss them
+    frame        0 1 2 3 4 5 K 7 8 9 . . .
+    streak       . . . x x x . x . . . . .                              begins in frame 0, 3, 5 or 9
+    flash        . . f f . . . . . . . . .                              begins in frame 0 to 3 or 7 to 10
 
 Everything is drawn with numpy for many clips at once. What stands where is kept too: towers are pretrained on it.
 """
@@ -16,13 +21,33 @@ import numpy as np
 
 from .questions import QUESTIONS
 
-SIDE, GROUPS_OF_FRAMES, GROUP = 64, 4, 5
-FRAMES = GROUPS_OF_FRAMES * GROUP
+SIDE, GROUP = 64, 5
+FRAMES = 4 * GROUP
 SPLITS = ("train", "tuning", "evaluation")
 COLOURS = np.array([[220, 40, 40], [40, 190, 60], [50, 70, 230], [230, 210, 40], [210, 50, 210], [40, 210, 220]])
 PALETTE = np.concatenate([COLOURS, np.zeros((2, 3)), np.full((1, 3), 255)]).astype(np.float32)
 KINDS = len(PALETTE)  # what a tower learns to see: a disc of each colour, a level streak, an upright one, a flash
 STEPS = np.array([[0, -1], [0, 1], [-1, 0], [1, 0]], np.float32)  # (y, x) of left, right, up, down
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """When things happen, in frame numbers.
+
+    Attributes:
+        frames: of a clip. streak: (4, 4), its four frames by the answer to `when`.
+        flash: (4, 2, 2), its two frames by one of four places, before and after a key frame.
+    """
+
+    frames: int
+    streak: np.ndarray
+    flash: np.ndarray
+
+
+_FOUR, _PAIRS = np.arange(4)[:, None], np.arange(2)
+_BETWEEN = np.delete(np.arange(13), 6)  # the frames of a clip that are not its key frame, with FAR
+NEAR = Timing(FRAMES, GROUP * _FOUR + [0, 1, 3, 4], GROUP * _FOUR[..., None] + [[0, 1], [3, 4]])
+FAR = Timing(13, _BETWEEN[np.array([[0], [3], [5], [8]]) + np.arange(4)], _BETWEEN[_FOUR[..., None] + [[0, 1], [6, 7]]])
 
 
 @dataclass(frozen=True)
@@ -47,29 +72,28 @@ class Clips:
         return Clips(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def draw_clips(split: str, count: int, seed: int = 0) -> Clips:
+def draw_clips(split: str, count: int, seed: int = 0, timing: Timing = NEAR) -> Clips:
     """`count` clips of a split; another split or seed is another stream of random numbers."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
-    third, slow, fast, group, flash_group = (rng.integers(k, size=count) for k in (3, 4, 4, 4, 4))
+    third, slow, fast, when, place = (rng.integers(k, size=count) for k in (3, 4, 4, 4, 4))
     half, flash = (rng.integers(2, size=count) for _ in range(2))
     mover = rng.integers(6, size=count)
     still = (mover + rng.integers(1, 6, size=count)) % 6
-    places = np.full((count, FRAMES, 4, 2), np.nan, np.float32)
+    places = np.full((count, timing.frames, 4, 2), np.nan, np.float32)
     there = np.stack([rng.uniform(10, 54, count), 10 + 16 * third + rng.uniform(0, 12, count)], -1)
     places[:, :, 1] = there[:, None]
-    places[:, :, 0] = _drift(rng, slow, there)
-    crossing = _crossing(rng, fast)
-    _put(places[:, :, 2], group * GROUP, crossing[:, :2])
-    _put(places[:, :, 2], group * GROUP + 3, crossing[:, 2:])
-    at = rng.uniform(11, 53, (count, 1, 2)).repeat(2, 1)
-    _put(places[:, :, 3], flash_group * GROUP + 3 * half, np.where(flash[:, None, None], at, np.nan))
-    found = dict(direction_slow=slow, direction_fast=fast, attribute=mover, existence=flash, where=third, when=group)
+    places[:, :, 0] = _drift(rng, slow, there, timing.frames)
+    rows = np.arange(count)[:, None]
+    places[rows, timing.streak[when], 2] = _crossing(rng, fast)
+    at = rng.uniform(11, 53, (count, 1, 2))
+    places[rows, timing.flash[place, half], 3] = np.where(flash[:, None, None], at, np.nan)
+    found = dict(direction_slow=slow, direction_fast=fast, attribute=mover, existence=flash, where=third, when=when)
     found |= dict(side=flash * (1 + half), static=still)
     kinds = np.stack([mover, still, 6 + fast // 2, np.full(count, 8)], -1)
     return Clips(rng.integers(90, 131, count), np.stack([found[q] for q in QUESTIONS], -1), places, kinds)
 
 
-def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray) -> np.ndarray:
+def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray, frames: int) -> np.ndarray:
     """A path of 24 to 36 pixels at least 14 beside the still disc: (n, frames, 2)."""
     count = len(direction)
     step = STEPS[direction]
@@ -77,35 +101,29 @@ def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray) -
     across = 10 + (across - 10 + 14 + rng.uniform(0, 16, count)) % 44
     length = rng.uniform(24, 36, count)
     middle = rng.uniform(10 + length / 2, 54 - length / 2)
-    along = middle[:, None] + length[:, None] * np.linspace(-0.5, 0.5, FRAMES) * step.sum(-1)[:, None]
+    along = middle[:, None] + length[:, None] * np.linspace(-0.5, 0.5, frames) * step.sum(-1)[:, None]
     level = (step[:, 0] == 0)[:, None]
     return np.stack([np.where(level, across[:, None], along), np.where(level, along, across[:, None])], -1)
 
 
 def _crossing(rng: np.random.Generator, direction: np.ndarray) -> np.ndarray:
-    """Four places 12 pixels apart, but for the one of the key frame: (n, 4, 2)."""
+    """Four places, 12 pixels apart but for the two in the middle, between which NEAR has a key frame: (n, 4, 2)."""
     step = STEPS[direction]
     middle = np.where(step == 0, rng.uniform(13, 51, step.shape), 32 + rng.uniform(-4, 4, step.shape))
     return middle[:, None] + step[:, None] * np.array([-24, -12, 12, 24])[:, None]
 
 
-def _put(places: np.ndarray, first: np.ndarray, pair: np.ndarray) -> None:
-    """Write (n, 2, 2) into two frames of every clip."""
-    rows = np.arange(len(places))
-    places[rows, first], places[rows, first + 1] = pair[:, 0], pair[:, 1]
-
-
 def render(clips: Clips) -> np.ndarray:
     """(n, frames, 64, 64, 3) uint8; 5 MB per 20 clips, so ask for some hundreds at once."""
-    grey = clips.grey.astype(np.uint8)[:, None, None, None, None]
-    frames = np.broadcast_to(grey, (len(clips), FRAMES, SIDE, SIDE, 3)).reshape(-1, SIDE, SIDE, 3)
+    grey, number = clips.grey.astype(np.uint8)[:, None, None, None, None], clips.places.shape[1]
+    frames = np.broadcast_to(grey, (len(clips), number, SIDE, SIDE, 3)).reshape(-1, SIDE, SIDE, 3)
     for thing, half in enumerate((8, 8, 13, 11)):
         centres = clips.places[:, :, thing].reshape(-1, 2)
-        kind = clips.kinds[:, thing].repeat(FRAMES)
+        kind = clips.kinds[:, thing].repeat(number)
         shown = np.flatnonzero(~np.isnan(centres[:, 0]))
         if shown.size:
             _stamp(frames, shown, centres[shown], kind[shown], half)
-    return frames.reshape(len(clips), FRAMES, SIDE, SIDE, 3)
+    return frames.reshape(len(clips), number, SIDE, SIDE, 3)
 
 
 def _stamp(frames: np.ndarray, numbers: np.ndarray, centres: np.ndarray, kinds: np.ndarray, half: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .claims import Finding
 from .comparisons import PAIRS, Comparisons, Difference
-from .plan import ROW
 from .questions import CHANCE, QUESTIONS
 from .records import ALL, CURVE, MEASURES, Arm, Arms, Record, score
 
@@ -95,15 +94,9 @@ def dropped(comparisons: Comparisons) -> list[str]:
 
 def missing(arms: Arms) -> list[str]:
     wanted = dict.fromkeys(arm for pair in PAIRS for arm in (pair.better, pair.other))
-    lines = [f"`{arm}`: no run{_why(arm)}" for arm in wanted if arm not in arms]
+    lines = [f"`{arm}`: no run" for arm in wanted if arm not in arms]
     budget = any(arm.experiment == "budget" for arm in arms)
     return lines if budget else [*lines, "`budget`: no run of this experiment"]
-
-
-def _why(arm: Arm) -> str:
-    """The paper's arms that the study cannot make."""
-    impossible = arm.experiment == "frames" and ROW % int(arm.arm)
-    return f", and none can be made: {arm.arm} prompts do not divide a row of {ROW} cells" if impossible else ""
 
 
 def unpaired(arms: Arms, comparisons: Comparisons) -> list[str]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from .arms import attention_of, config_of, frame_numbers, layout_of, paint
+from .arms import CONFIGS, attention_of, frame_numbers, layout_of, paint
 from .files import write
 from .model import WIDTH, build
 from .scenes import KINDS, SIDE, Clips, render
@@ -57,7 +57,7 @@ def encode(model: Any, arm: str, pixels: Tensor) -> Tensor:
 
 def pretrain(arm: str, clips: Clips, seed: int, device: str, steps: int = STEPS) -> tuple[Any, float]:
     """A model whose tower has learned, its projector left out; and the last steps' mean loss."""
-    model = build(config_of(arm), seed, device)
+    model = build(CONFIGS[arm], seed, device)
     model.model.multi_modal_projector = nn.Identity()
     clips = clips.part(slice(POOL))
     pixels = torch.cat([paint(render(clips.part(slice(i, i + 250))), arm) for i in range(0, len(clips), 250)])
