@@ -19,7 +19,7 @@ PARALLEL := -n 2 --dist worksteal
 # Else every process would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-oldest check clean
+.PHONY: demo test test-oldest oldest check clean
 
 # make demo                 draw a clip, compose it, ask the small trained models about it, score them
 # make demo VIDEO=path.mp4  the same with your own file
@@ -31,7 +31,9 @@ test: $(READY)
 
 # make test-oldest                     the families' part of the tests with the oldest transformers that we take
 # make test-oldest ARGS="-m oldest"    its quick part, which CI runs
-test-oldest: $(OLDEST_READY)
+oldest: $(OLDEST_READY)
+
+test-oldest: oldest
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(OLDEST_TESTS) $(ARGS)
 
 # What make test does not look at: style and types.

@@ -533,16 +533,17 @@ class MadeUp:
 
 
 GOOD = {"rope-shuffled-4d": 95.0, "rope-shuffled-1d": 50.0, "theta_lr-shuffled-0.0001": 51.0}
-GOOD |= {"fusion-canvas": 93.0, "fusion-none": 60.0}
+GOOD |= {"fusion-canvas": 93.0, "fusion-none": 60.0, "theta_lr-shuffled-1e-05": 49.0}
 
 
 @pytest.mark.parametrize(
     ("changed", "held"),
     [
-        ({}, [True, True, True]),
-        ({"rope-shuffled-4d": 69.0}, [False, True, True]),
-        ({"fusion-none": 79.0}, [True, False, True]),
-        ({"theta_lr-shuffled-0.0001": 56.0}, [True, True, False]),
+        ({}, [True, True, True, True]),
+        ({"rope-shuffled-4d": 69.0}, [False, True, True, True]),
+        ({"fusion-none": 79.0}, [True, False, True, True]),
+        ({"theta_lr-shuffled-0.0001": 56.0}, [True, True, False, True]),
+        ({"theta_lr-shuffled-1e-05": 56.0}, [True, True, True, False]),
     ],
 )
 def test_the_checks_fail_each_for_its_own_reason(changed, held):

@@ -1,4 +1,4 @@
-"""Three statistical checks of the study, in about 30 CPU minutes, at one learning rate."""
+"""Four statistical checks of the study, in about 20 CPU minutes, at one learning rate; the third does not hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from .questions import GROUPS
 from .runs import Run, Study
 
-SLOW_THETA = 1e-4  # a hundredth of the default
+SLOW_THETA = {  # learning rates of theta at which it should gain nothing
+    1e-4: "theta's learning rate x 0.01",
+    1e-5: "theta's learning rate x 0.001, with which it moves as far as with LoRA's 2e-5 in 1,200 steps",
+}
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,12 @@ def runs_of(seed: int) -> dict[str, Run]:
     return {
         "4d": Run("rope", "4d", "canvas", "shuffled", seed, True),
         "1d": Run("rope", "1d", "canvas", "shuffled", seed),
-        "slow theta": Run("theta_lr", f"{SLOW_THETA:g}", "canvas", "shuffled", seed, True, SLOW_THETA),
         "canvas": Run("fusion", "canvas", "canvas", "fixed", seed),
         "none": Run("fusion", "none", "none", "fixed", seed),
+        **{
+            words: Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
+            for rate, words in SLOW_THETA.items()
+        },
     }
 
 
@@ -59,7 +65,8 @@ def check(study: Study, seeds: int) -> Iterator[Outcome]:
     gains = [canvas - none for canvas, none in zip(between("canvas"), between("none"), strict=True)]
     yield Outcome("shuffled tokens, fast direction, 4D - 1D RoPE", fast("4d"), above=20)
     yield Outcome("questions that need the frames between, canvas - none", gains, above=15)
-    yield Outcome("the same as the first with theta's learning rate x 0.01", fast("slow theta"), below=5)
+    for words in SLOW_THETA.values():
+        yield Outcome(f"the same as the first with {words}", fast(words), below=5)
 
 
 def as_json(findings: list[Outcome]) -> list[dict[str, Any]]:
