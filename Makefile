@@ -29,6 +29,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# make oldest                          installs the environment of the next two
 # make test-oldest                     the families' part of the tests with the oldest transformers that we take
 # make test-oldest ARGS="-m oldest"    its quick part, which CI runs
 oldest: $(OLDEST_READY)

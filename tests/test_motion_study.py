@@ -19,7 +19,7 @@ from benchmarks.motion.plan import PROMPTS, REGIMES
 from benchmarks.motion.questions import ANSWERS, GROUPS, QUESTIONS
 from benchmarks.motion.regimes import CHOICES, choose, coordinates_of, parts_of, taken
 from benchmarks.motion.runs import QUICK, Run, Study, all_runs, matching
-from benchmarks.motion.scenes import FAR, FRAMES, SPLITS, draw_clips, render
+from benchmarks.motion.scenes import FOUR_GROUPS, FRAMES, ONE_GROUP, SPLITS, draw_clips, render
 from benchmarks.motion.tower import encode, labels
 from dynimg_plugin import compose
 from dynimg_plugin.config import ThetaScope
@@ -76,41 +76,43 @@ def test_key_frames_never_show_streak_or_flash_and_prompts_show_all_of_them():
 
 
 @pytest.mark.parametrize(
-    ("number", "streak", "flash"),
+    ("number", "streaks", "flashes"),
     [
-        (1, [0, 0, 0, 1], 1 / 4),
-        (2, [1, 1, 0, 1], 1 / 2),
-        (4, [1, 1, 1, 1], 3 / 4),
-        (6, [2, 2, 2, 2], 1),
-        (12, [4, 4, 4, 4], 1),
+        (1, [0, 0, 0, 1], [[0, 0], [0, 0], [0, 1], [0, 0]]),
+        (2, [1, 1, 0, 1], [[0, 0], [0, 0], [1, 1], [0, 0]]),
+        (4, [1, 1, 1, 1], [[1, 1], [1, 1], [1, 1], [1, 1]]),
+        (6, [2, 2, 2, 2], [[1, 1], [1, 1], [1, 1], [1, 1]]),
+        (12, [4, 4, 4, 4], [[2, 2], [2, 2], [2, 2], [2, 2]]),
     ],
 )
-def test_how_much_of_streak_and_flash_so_many_prompts_show_where_key_frames_are_far_apart(number, streak, flash):
-    """By the answer to `when`, in how many frames the streak is seen; and the share of flashes that are."""
-    clips = draw_clips("train", 4000, timing=FAR)
-    frames = frame_numbers(PROMPTS[number])[0]
-    shown = ~np.isnan(clips.places[..., 0][:, frames])
-    assert not shown[:, 0, 2:].any()
-    when, there = clips.answers[:, QUESTIONS.index("when")], clips.answers[:, QUESTIONS.index("existence")] == 1
-    for group, count in enumerate(streak):
-        assert set(shown[when == group, :, 2].sum(1)) == {count}
-    assert shown[there, :, 3].any(1).mean() == pytest.approx(flash, abs=0.04)
-    assert not shown[~there, :, 3].any()
+def test_how_much_of_streak_and_flash_so_many_prompts_show(number, streaks, flashes):
+    key, *prompts = frame_numbers(PROMPTS[number])[0]
+    assert np.isin(ONE_GROUP.streak, prompts).sum(-1).tolist() == streaks
+    assert np.isin(ONE_GROUP.flash, prompts).sum(-1).tolist() == flashes
+    assert key not in ONE_GROUP.streak
+    assert (ONE_GROUP.flash[:, 0] < key).all()
+    assert (ONE_GROUP.flash[:, 1] > key).all()
 
 
-def test_answers_are_what_the_pictures_show(clips):
-    answers = dict(zip(QUESTIONS, clips.answers.T, strict=True))
+@pytest.mark.parametrize(("timing", "firsts"), [(FOUR_GROUPS, [0, 5, 10, 15]), (ONE_GROUP, [0, 3, 5, 9])])
+def test_answers_are_what_the_pictures_show(timing, firsts):
+    clips = draw_clips("train", 20, seed=7, timing=timing)
+    keys = [2, 7, 12, 17] if timing is FOUR_GROUPS else [6]
+    answers, shown = dict(zip(QUESTIONS, clips.answers.T, strict=True)), ~np.isnan(clips.places[..., 0])
     for i in range(len(clips)):
         for question, thing in (("direction_slow", 0), ("direction_fast", 2)):
-            path = clips.places[i, ~np.isnan(clips.places[i, :, thing, 0]), thing]
+            path = clips.places[i, shown[i, :, thing], thing]
             dy, dx = path[-1] - path[0]
             seen = (0 if dx < 0 else 1) if abs(dx) > abs(dy) else (2 if dy < 0 else 3)
             assert answers[question][i] == seen
-        first = np.flatnonzero(~np.isnan(clips.places[i, :, 2, 0]))[0]
-        assert answers["when"][i] == first // 5
+        assert np.flatnonzero(shown[i, :, 2])[0] == firsts[answers["when"][i]]
+        flash = np.flatnonzero(shown[i, :, 3])
+        assert len(flash) == 2 * answers["existence"][i]
+        nearest = min(keys, key=lambda key: np.abs(flash - key).sum())
+        assert answers["side"][i] == (1 + (flash[0] > nearest) if len(flash) else 0)
         y, x = np.round(clips.places[i, 0, 1]).astype(int)
         colour = [[220, 40, 40], [40, 190, 60], [50, 70, 230], [230, 210, 40], [210, 50, 210], [40, 210, 220]]
-        assert render(clips)[i, 0, y, x].tolist() == colour[answers["static"][i]]
+        assert render(clips.part(slice(i, i + 1)))[0, 0, y, x].tolist() == colour[answers["static"][i]]
 
 
 def test_groups_of_questions_cover_all_once():

@@ -16,14 +16,13 @@ from dynimg_plugin import DynImgConfig, compose
 from dynimg_plugin.layout import DynImgLayout, Rect, Region
 
 from .plan import PROMPTS
-from .scenes import FAR, NEAR, SIDE, Timing
+from .scenes import FOUR_GROUPS, ONE_GROUP, SIDE, Timing
 
 GRID, PATCH = 4, 16
-ON_16 = {"grid": GRID, "pooled_size": GRID, "patch_size": PATCH}  # 4 x 4 patches, a cell each
-ON_144 = {"grid": 12, "pooled_size": 12, "patch_size": 8}  # the paper's pooled grid
-SMALL: dict[str, Any] = {**ON_16, "sampling": "uniform", "rope_4d": False}
-ROW: dict[str, Any] = {**SMALL, **ON_144, "num_images": 1}
-CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens
+SHARED: dict[str, Any] = {"sampling": "uniform", "rope_4d": False}
+SMALL: dict[str, Any] = {**SHARED, "grid": GRID, "pooled_size": GRID, "patch_size": PATCH}
+WIDE: dict[str, Any] = {**SHARED, "grid": 12, "pooled_size": 12, "patch_size": 8, "num_images": 1}
+CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens, where nothing else is said
     "none": DynImgConfig(fusion="none", **SMALL),
     "after": DynImgConfig(fusion="after", **SMALL),
     "canvas": DynImgConfig(**SMALL),
@@ -34,13 +33,13 @@ CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens
     "dynimgs_1": DynImgConfig(num_images=1, **SMALL),  # 16 visual tokens
     "dynimgs_16": DynImgConfig(num_images=16, **SMALL),  # 256
     # one DynImg, whose row of 12 cells takes all the paper's numbers of prompts: 144
-    **{arm: DynImgConfig(num_prompts=number, **ROW) for number, arm in PROMPTS.items()},
+    **{arm: DynImgConfig(num_prompts=number, **WIDE) for number, arm in PROMPTS.items()},
 }
 
 
 def timing_of(arm: str) -> Timing:
     """When things happen in the clips that an arm is shown."""
-    return FAR if arm in PROMPTS.values() else NEAR
+    return ONE_GROUP if arm in PROMPTS.values() else FOUR_GROUPS
 
 
 def layout_of(arm: str) -> DynImgLayout:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 ANSWERS = {  # question -> how many answers it has
     "direction_slow": 4,  # where the slow disc moves: left, right, up, down
-    "direction_fast": 4,  # where the streak crosses: it is in the four frames around a key frame, never in one
+    "direction_fast": 4,  # where the streak crosses: it is in four frames between key frames
     "attribute": 6,  # the moving disc's colour
     "existence": 2,  # whether there is a flash
     "where": 3,  # the still disc's third of the picture
-    "when": 4,  # the group of frames that the streak crosses in
-    "side": 3,  # the flash: none, before or after its group's key frame
+    "when": 4,  # at which of four times the streak crosses
+    "side": 3,  # the flash: none, before or after the nearest key frame
     "static": 6,  # the still disc's colour
 }
 QUESTIONS = tuple(ANSWERS)

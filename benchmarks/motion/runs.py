@@ -23,7 +23,7 @@ from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn,
 from .plan import DYNIMGS, FUSIONS, OTHER_THETA_RATES, OTHERS, PROMPTS, REGIMES, THETA_RATE
 from .records import VERSION
 from .regimes import CHOICES, KEY
-from .scenes import Clips, draw_clips
+from .scenes import FOUR_GROUPS, Clips, draw_clips
 from .tower import STEPS as TOWER_STEPS
 from .tower import encoded
 
@@ -94,9 +94,10 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         prompts = CONFIGS[self.fusion].frames_per_image - 1
+        clips = {} if timing_of(self.fusion) is FOUR_GROUPS else {"clip_frames": timing_of(self.fusion).frames}
         lora = {"lora_r": LORA_R} if self.experiment == LORA else {}
         theta = {"theta_lr": self.theta_lr, "theta_scope": self.theta_scope} if self.rope_4d else {}
-        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta, **lora}
+        return {"fusion": self.fusion, "prompts": prompts, "rope": self.rope, **theta, **lora, **clips}
 
     @property
     def choice(self) -> str:

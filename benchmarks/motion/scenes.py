@@ -1,14 +1,14 @@
 """Clips drawn from a seed: a disc that drifts, one that stays, a streak, and in half of the clips a flash.
 
-    NEAR: 20 frames in four groups of five                              K: key frame, which shows none of both
+    FOUR_GROUPS: 20 frames                                              K: key frame: neither streak nor flash
     frame        0 1 K 3 4    5 6 K 8 9    . . K . .    . . K . .
     streak       . . . . .    x x . x x    . . . . .    . . . . .       around one of the key frames
     flash        . . . . .    . . . . .    . . . . .    . . . f f       before or after one
 
-    FAR: 13 frames in one group; streak and flash are as quick as there, so that few prompts miss them
+    ONE_GROUP: 13 frames; streak and flash last as many of them, so that it depends on the prompts what is seen
     frame        0 1 2 3 4 5 K 7 8 9 . . .
-    streak       . . . x x x . x . . . . .                              begins in frame 0, 3, 5 or 9
-    flash        . . f f . . . . . . . . .                              begins in frame 0 to 3 or 7 to 10
+    streak       . . . x x x . x . . . . .
+    flash        . . . f f . . . . . . . .
 
 Everything is drawn with numpy for many clips at once. What stands where is kept too: towers are pretrained on it.
 """
@@ -35,8 +35,9 @@ class Timing:
     """When things happen, in frame numbers.
 
     Attributes:
-        frames: of a clip. streak: (4, 4), its four frames by the answer to `when`.
-        flash: (4, 2, 2), its two frames by one of four places, before and after a key frame.
+        frames: of a clip.
+        streak: (times, 4), its four frames by the answer to `when`.
+        flash: (times, 2, 2), its two frames by one of four times, and before or after the key frame.
     """
 
     frames: int
@@ -44,10 +45,13 @@ class Timing:
     flash: np.ndarray
 
 
-_FOUR, _PAIRS = np.arange(4)[:, None], np.arange(2)
-_BETWEEN = np.delete(np.arange(13), 6)  # the frames of a clip that are not its key frame, with FAR
-NEAR = Timing(FRAMES, GROUP * _FOUR + [0, 1, 3, 4], GROUP * _FOUR[..., None] + [[0, 1], [3, 4]])
-FAR = Timing(13, _BETWEEN[np.array([[0], [3], [5], [8]]) + np.arange(4)], _BETWEEN[_FOUR[..., None] + [[0, 1], [6, 7]]])
+_FIRST = GROUP * np.arange(4)  # frames of the groups
+FOUR_GROUPS = Timing(FRAMES, np.add.outer(_FIRST, [0, 1, 3, 4]), np.add.outer(_FIRST, [[0, 1], [3, 4]]))
+ONE_GROUP = Timing(  # 4, 6 and 12 prompts show something of every streak and of every flash
+    frames=13,
+    streak=np.array([[0, 1, 2, 3], [3, 4, 5, 7], [5, 7, 8, 9], [9, 10, 11, 12]]),
+    flash=np.array([[[0, 1], [7, 8]], [[1, 2], [8, 9]], [[3, 4], [10, 11]], [[4, 5], [11, 12]]]),
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class Clips:
         return Clips(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def draw_clips(split: str, count: int, seed: int = 0, timing: Timing = NEAR) -> Clips:
-    """`count` clips of a split; another split or seed is another stream of random numbers."""
+def draw_clips(split: str, count: int, seed: int = 0, timing: Timing = FOUR_GROUPS) -> Clips:
+    """`count` clips of a split; another split or seed is another stream of random numbers, another timing is not."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     third, slow, fast, when, place = (rng.integers(k, size=count) for k in (3, 4, 4, 4, 4))
     half, flash = (rng.integers(2, size=count) for _ in range(2))
@@ -107,7 +111,7 @@ def _drift(rng: np.random.Generator, direction: np.ndarray, still: np.ndarray, f
 
 
 def _crossing(rng: np.random.Generator, direction: np.ndarray) -> np.ndarray:
-    """Four places, 12 pixels apart but for the two in the middle, between which NEAR has a key frame: (n, 4, 2)."""
+    """Four places 12 pixels apart, but for the one of a key frame in the middle: (n, 4, 2)."""
     step = STEPS[direction]
     middle = np.where(step == 0, rng.uniform(13, 51, step.shape), 32 + rng.uniform(-4, 4, step.shape))
     return middle[:, None] + step[:, None] * np.array([-24, -12, 12, 24])[:, None]
@@ -115,8 +119,9 @@ def _crossing(rng: np.random.Generator, direction: np.ndarray) -> np.ndarray:
 
 def render(clips: Clips) -> np.ndarray:
     """(n, frames, 64, 64, 3) uint8; 5 MB per 20 clips, so ask for some hundreds at once."""
-    grey, number = clips.grey.astype(np.uint8)[:, None, None, None, None], clips.places.shape[1]
-    frames = np.broadcast_to(grey, (len(clips), number, SIDE, SIDE, 3)).reshape(-1, SIDE, SIDE, 3)
+    number = clips.places.shape[1]
+    frames = np.empty((len(clips) * number, SIDE, SIDE, 3), np.uint8)
+    frames[:] = clips.grey.repeat(number)[:, None, None, None]
     for thing, half in enumerate((8, 8, 13, 11)):
         centres = clips.places[:, :, thing].reshape(-1, 2)
         kind = clips.kinds[:, thing].repeat(number)

@@ -1,8 +1,8 @@
 """Each arm's own vision tower: pretrained on single DynImgs to see what lies in every cell, then frozen.
 
 A cell's labels: which things have their centre in the part of its frame that the cell shows, and where in the frame.
-Tokens are pooled as the arm pools them, so that all arms are taught the same: 12 cells of a key frame see a part each,
-a prompt's one cell the whole frame.
+Tokens are pooled as the arm pools them, so that all arms are taught the same: a frame's cells see a part each, and
+where a prompt has one cell, that sees the whole frame.
 """
 
 from __future__ import annotations
