@@ -152,7 +152,17 @@ def test_how_soon_a_question_was_learned_is_told_by_seed():
     runs[2]["curve"][1]["accuracy"] = dict.fromkeys(QUESTIONS, 96.0)
     runs.append(made_up("fusion", "none", 0, 90))  # without a curve
     text = tables.soon(by_arm([Record(**run) for run in runs]), "when", 50)
-    assert text.splitlines()[2:] == ["| rope | 4d | fixed | 0 1 2 | not in 400, 200, 400 |"]
+    assert text.splitlines()[2:] == ["| rope | 4d | fixed | 0 1 2 | not in 400, 200, 400 | -, -, - |"]
+
+
+def test_what_a_curve_gains_at_its_end():
+    run = made_up("rope", "4d", 0, 80)
+    run["curve"] = [
+        {"step": step, "loss": 1.0, "accuracy": dict.fromkeys(QUESTIONS, right)}
+        for step, right in ((200, 10.0), (800, 70.0), (1000, 90.0), (1200, 72.5))
+    ]
+    text = tables.soon(by_arm([Record(**{**run, "steps": 1200})]), "when", 50)
+    assert text.splitlines()[2:] == ["| rope | 4d | fixed | 0 | 800 | +2.5 |"]
 
 
 def test_pairs_without_a_common_seed_are_named():

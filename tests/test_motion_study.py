@@ -517,7 +517,7 @@ def test_names_are_unique_and_an_unknown_pattern_lists_them():
 def test_a_finding_holds_by_its_mean():
     assert Outcome("x", [30.0, 15.0], above=20).holds
     assert not Outcome("x", [30.0, 5.0], above=20).holds
-    assert str(Outcome("x", [9.0, 5.0], below=5)) == "NOT HELD x: +7.0 points, wanted < 5 (+9.0, +5.0)"
+    assert str(Outcome("x", [9.0, 5.0], within=5)) == "NOT HELD x: +7.0 points, wanted within 5 (+9.0, +5.0)"
 
 
 class MadeUp:

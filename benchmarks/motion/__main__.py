@@ -5,7 +5,7 @@
     python -m benchmarks.motion run --only 'rope-shuffled-*'
     python -m benchmarks.motion budget --seeds 3                # accuracy against kept tokens, into the same folder
     python -m benchmarks.motion report                          # report.md and plots, from the runs alone
-    python -m benchmarks.motion check                           # about 30 CPU minutes; the third check does not hold
+    python -m benchmarks.motion check                           # statistical checks; the third does not hold
 
 From the repository root. Runs lie in motion_study/runs, with --quick in a temporary folder. Where there is a GPU it is
 used. On a CPU these settings of glibc make it a third faster:

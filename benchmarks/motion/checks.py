@@ -1,4 +1,7 @@
-"""Four statistical checks of the study, in about 20 CPU minutes, at one learning rate; the third does not hold."""
+"""Statistical checks of the study at one learning rate: three as they were planned, of which the third does not hold.
+
+The fourth was added when its outcome was known in two seeds.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from .plan import THETA_RATE
 from .questions import GROUPS
 from .runs import Run, Study
 
-SLOW_THETA = {  # learning rates of theta at which it should gain nothing
-    1e-4: "theta's learning rate x 0.01",
-    1e-5: "theta's learning rate x 0.001, with which it moves as far as with LoRA's 2e-5 in 1,200 steps",
-}
+# Learning rates of theta: x 0.01, and x 0.001, with which it moves as far as with LoRA's 2e-5 in 1,200 steps.
+SLOW_THETA = (THETA_RATE / 100, THETA_RATE / 1000)
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,22 @@ class Outcome:
     what: str
     differences: list[float]
     above: float | None = None
-    below: float | None = None
+    within: float | None = None
 
     @property
     def holds(self) -> bool:
         mean = fmean(self.differences)
-        return (self.above is None or mean > self.above) and (self.below is None or mean < self.below)
+        return (self.above is None or mean > self.above) and (self.within is None or abs(mean) < self.within)
 
     def __str__(self) -> str:
-        limit = f"> {self.above:g}" if self.above is not None else f"< {self.below:g}"
+        limit = f"> {self.above:g}" if self.above is not None else f"within {self.within:g}"
         seeds = ", ".join(f"{difference:+.1f}" for difference in self.differences)
         verdict = "held" if self.holds else "NOT HELD"
         return f"{verdict:8} {self.what}: {fmean(self.differences):+.1f} points, wanted {limit} ({seeds})"
+
+
+def slow(rate: float) -> str:
+    return f"theta's learning rate x {rate / THETA_RATE:g}"
 
 
 def runs_of(seed: int) -> dict[str, Run]:
@@ -43,10 +49,7 @@ def runs_of(seed: int) -> dict[str, Run]:
         "1d": Run("rope", "1d", "canvas", "shuffled", seed),
         "canvas": Run("fusion", "canvas", "canvas", "fixed", seed),
         "none": Run("fusion", "none", "none", "fixed", seed),
-        **{
-            words: Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate)
-            for rate, words in SLOW_THETA.items()
-        },
+        **{slow(rate): Run("theta_lr", f"{rate:g}", "canvas", "shuffled", seed, True, rate) for rate in SLOW_THETA},
     }
 
 
@@ -65,12 +68,12 @@ def check(study: Study, seeds: int) -> Iterator[Outcome]:
     gains = [canvas - none for canvas, none in zip(between("canvas"), between("none"), strict=True)]
     yield Outcome("shuffled tokens, fast direction, 4D - 1D RoPE", fast("4d"), above=20)
     yield Outcome("questions that need the frames between, canvas - none", gains, above=15)
-    for words in SLOW_THETA.values():
-        yield Outcome(f"the same as the first with {words}", fast(words), below=5)
+    for rate in SLOW_THETA:
+        yield Outcome(f"shuffled tokens, fast direction, {slow(rate)} - 1D RoPE", fast(slow(rate)), within=5)
 
 
 def as_json(findings: list[Outcome]) -> list[dict[str, Any]]:
     return [
-        {"what": f.what, "differences": f.differences, "above": f.above, "below": f.below, "holds": f.holds}
+        {"what": f.what, "differences": f.differences, "above": f.above, "within": f.within, "holds": f.holds}
         for f in findings
     ]

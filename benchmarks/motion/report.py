@@ -16,7 +16,8 @@ from .records import ALL, Arms, RecordError, by_arm, load
 
 LEARNED = 95.0  # percent
 SOON = """Steps until the direction of the fast streak, the question that most runs learn last, was first at
-{percent:g} % on the learning curve, in the order of seeds. Nothing was planned about it."""
+{percent:g} % on the learning curve, in the order of seeds, and by how many points the curve of all questions rose at
+its end: near 0 is flat, though the learning rate falls to zero there. Nothing was planned about it."""
 METHOD = """Differences are paired by seed. Brackets hold the 95 % Student t interval of the mean over seeds. Holm's p
 corrects the two-sided t test of the mean over all questions for all {planned} planned pairs, of which {number} could
 be compared; a pair counts as a difference below {level}. Pairs without Holm's p have one seed or were thought of when
@@ -115,7 +116,10 @@ def _sections(
         shown = pictures(drawn, f"values_{experiment}.", f"curves_{experiment}.")
         yield f"## Arms: {experiment}", "\n\n".join([tables.means(own), *shown])
     if steps := tables.soon(others, "direction_fast", LEARNED):
-        yield "## Who learns the fast direction, and how soon", f"{SOON.format(percent=LEARNED)}\n\n{steps}"
+        yield (
+            "## Who learns the fast direction, how soon, and whether it goes on",
+            f"{SOON.format(percent=LEARNED)}\n\n{steps}",
+        )
     yield "## Token budget", budget_report.section(arms, timings, pictures(drawn, "budget"))
     yield "## Theta", "\n\n".join(filter(None, [tables.theta(others), *pictures(drawn, "theta.")]))
     yield "## Attention from the answer", "\n\n".join(pictures(drawn, "attention"))

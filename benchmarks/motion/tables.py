@@ -11,6 +11,7 @@ from .questions import CHANCE, QUESTIONS
 from .records import ALL, CURVE, MEASURES, Arm, Arms, Record, score
 
 NONE = "-"
+LATE = 400  # steps, at the end of training
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -165,18 +166,30 @@ def _distinct(runs: Mapping[int, Record], of: Callable[[Record], str]) -> list[s
 
 
 def soon(arms: Arms, question: str, percent: float) -> str:
-    """Per seed, after how many steps a question was first at `percent` on the learning curve."""
+    """Per seed, after how many steps a question was first at `percent` on the learning curve; and is that flat?"""
 
     def steps(run: Record) -> str:
         reached = (point["step"] for point in run.curve if point["accuracy"].get(question, 0) >= percent)
         return str(next(reached, f"not in {run.steps}"))
 
+    head = ["experiment", "arm", "regime", "seeds", "steps", f"gained in the last {LATE} steps, all questions"]
     rows = [
-        [arm.experiment, *_names(arm), seeds(runs), ", ".join(steps(runs[seed]) for seed in sorted(runs))]
+        [arm.experiment, *_names(arm), seeds(runs), *(", ".join(map(of, _by_seed(runs))) for of in (steps, _late))]
         for arm, runs in arms.items()
         if all(run.curve for run in runs.values())
     ]
-    return table(["experiment", "arm", "regime", "seeds", "steps"], rows) if rows else ""
+    return table(head, rows) if rows else ""
+
+
+def _by_seed(runs: Mapping[int, Record]) -> list[Record]:
+    return [runs[seed] for seed in sorted(runs)]
+
+
+def _late(run: Record) -> str:
+    """What the learning curve rose by at its end, near 0 where it is flat."""
+    at = {point["step"]: score(point["accuracy"], ALL) for point in run.curve}
+    before, end = at.get(run.steps - LATE), at.get(run.steps)
+    return NONE if before is None or end is None else f"{end - before:+.1f}"
 
 
 def theta(arms: Arms) -> str:
