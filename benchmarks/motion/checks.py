@@ -1,6 +1,6 @@
 """Statistical checks of the study at one learning rate: three as they were planned, of which the third does not hold.
 
-The fourth was added when its outcome was known in two seeds.
+The fourth was added when its outcome was known.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def check_travel(theta_lr: float, steps: int) -> str | None:
     """A warning when theta cannot get far: Adam moves it by about learning rate x steps, half of it under a schedule.
 
     The limit is our choice, from the miniature study (`theta_lr`, 2,400 steps, shuffled tokens): of the 4.9 points that
-    4D RoPE brings at 12 in all, 0.12 brings 2.0 (five seeds), 1.2 as much as 12, and 0.012 none (two seeds).
+    4D RoPE brings at 12 in all, 1.2 brings as much, 0.12 brings 2.0, and 0.012 none (five seeds).
     """
     travel = theta_lr * steps * 0.5
     if travel >= 1:
