@@ -43,6 +43,7 @@ setup(
         "datasets>=3",
         "av>=14,<16",  # lmms-eval 0.7 asks for av<16
         "einops>=0.8",
+        "filelock<4.3",  # lmms-eval 0.7 patches a module of it that is gone since
         "lmms-eval>=0.7.3,<0.8",
         "numpy>=1.26",
         "peft>=0.17",
