@@ -152,6 +152,8 @@ def main() -> None:
     print(f"keep=1.0 is the model without a budget, bit for bit; kept tokens against slicing by hand: {apart:.1e}")
     rows = measure(model, base, arms(options.policy), rounds, options.device)
     show(rows)
+    if options.quick:
+        print("--quick: few layers, one round; no prefill figure to be quoted")
     if options.json:
         facts = {"layers": layers, "rounds": rounds, "policy": options.policy, "device": options.device}
         facts |= {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()}

@@ -117,10 +117,12 @@ def checked(options: argparse.Namespace, folder: Path) -> int:
 def main() -> int:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
-    if options.output or not options.quick:
+    if not options.quick:
         return options.command(options, options.output or options.folder)
     with tempfile.TemporaryDirectory() as folder:
-        return options.command(options, Path(folder))
+        status = options.command(options, options.output or Path(folder))
+    print("--quick: these figures mean nothing" + ("" if options.output else "; --output FOLDER keeps the runs"))
+    return status
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .records import ALL, MEASURES, Arms, Record, score
 
 ALLOWED_LOSS = 1.0  # points
 SAVED = ("visual_tokens", "prefill_to_576", "prefill_to_2304", "kv_to_576", "kv_to_2304")
-WAYS = {"full": "trained on all", "closed": "the same, ranks closed", "random": "random budgets"}
+WAYS = {"full": "trained on all", "closed": "trained on all, ranks closed", "random": "random budgets"}
 Line = tuple[str, str, str]  # RoPE, regime (how the model was trained), policy
 
 
