@@ -18,8 +18,8 @@ LEARNED = 95.0  # percent
 SOON = """Steps until the direction of the fast streak, the question that most runs learn last, was first at
 {percent:g} % on the learning curve, in the order of seeds, and by how many points the curve of all questions rose at
 its end: near 0 is flat, though the learning rate falls to zero there. Nothing was planned about it."""
-ATTENTION = """Where a question's token looks: shares of its attention that go to cells of key frames, to those of prompts
-and to the rest, which add up to 100 %; means over both layers, all heads, 250 clips of evaluation and all seeds."""
+ATTENTION = """Where a question's token looks: shares of its attention that go to cells of key frames, of prompts and to
+the rest, which add up to 100 %; means over both layers, all heads, 250 clips of evaluation and all seeds."""
 METHOD = """Differences are paired by seed. Brackets hold the 95 % Student t interval of the mean over seeds. Holm's p
 corrects the two-sided t test of the mean over all questions for all {planned} planned pairs, of which {number} could
 be compared; a pair counts as a difference below {level}. Pairs without Holm's p have one seed or were thought of when
