@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
@@ -14,6 +15,7 @@ from benchmarks.motion.comparisons import AFTERWARDS, PAIRS, Difference, compare
 from benchmarks.motion.questions import GROUPS, QUESTIONS
 from benchmarks.motion.records import ALL, CURVE, Record, RecordError, by_arm, in_order, load, score
 
+ROOT = Path(__file__).parents[1]
 SEEDS = range(5)
 WOBBLE = (0.0, 0.4, -0.3, 0.2, -0.1)  # of the seeds, points
 NAMED = {pair.name: pair for pair in PAIRS}
@@ -404,3 +406,13 @@ def test_the_lowest_panel_of_every_column_has_its_numbers():
     figure.draw_without_rendering()
     shown = [any(label.get_visible() and label.get_text() for label in axis.get_xticklabels()) for axis in axes]
     assert shown == [False, False, True, True, True, True]
+
+
+def test_the_report_in_docs_is_what_its_runs_give():
+    study = ROOT / "docs" / "study"
+    arms = by_arm(load(study / "runs"))
+    timings = report.read_timings(ROOT / "benchmarks" / "results" / "token_budget_2cores.json")
+    found = report.compared(arms)
+    drawn = list(report.figures(arms, found))
+    assert (study / "report.md").read_text("utf-8") == report.render(arms, found, drawn, timings)
+    assert sorted(drawn) == sorted(file.name for file in study.glob("*.png"))
