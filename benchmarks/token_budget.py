@@ -142,7 +142,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 of the 24 layers, one round")
-    parser.add_argument("--policy", default="motion", choices=("motion", "similarity", "uniform"))
+    parser.add_argument("--policy", default="similarity", choices=("motion", "similarity", "uniform"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()

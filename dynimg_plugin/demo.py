@@ -61,7 +61,7 @@ def run(video: Path | None, output: Path, limit: int | None) -> None:
         print(f"   {name}", flush=True)
         figures[arm] = arm_accuracies(*models[arm], limit=limit)
     print(table(figures))
-    print("   Order and count are guessed by all three, so their differences tell nothing; one answer is 3 points.")
+    print("   None of the three has learned order and count, so differences there tell nothing; an answer is 3 points.")
 
 
 def first_clip() -> list[dict[str, Any]]:

@@ -135,9 +135,10 @@ def test_a_share_outside_of_0_to_1_is_refused(keep):
 
 
 def test_motion_without_prompts_is_refused_where_it_would_choose():
-    assert DynImgConfig(fusion="none").keeps_all
+    assert DynImgConfig(fusion="none", keep_policy="motion").keeps_all
+    assert DynImgConfig(fusion="none", keep=0.5).tokens_per_image == 72
     with pytest.raises(ValueError, match="fusion='none' has no prompts; take 'similarity' or 'uniform'"):
-        DynImgConfig(fusion="none", keep=0.5)
+        DynImgConfig(fusion="none", keep=0.5, keep_policy="motion")
 
 
 def logits_with(model, config: DynImgConfig, inputs) -> torch.Tensor:
