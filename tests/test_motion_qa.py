@@ -272,8 +272,9 @@ def noise(count: int, height: int = 48) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("mpeg4", ".avi")])
 def test_write_video_sets_i_frames_by_gop_and_repeats_its_bytes(codec: str, suffix: str, tmp_path: Path) -> None:
-    first, second = (write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(2))
-    assert first.read_bytes() == second.read_bytes()
+    written = [write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(30)]
+    assert len({file.read_bytes() for file in written}) == 1  # once in six another before x264 was held to SSE4.2
+    first = written[0]
     with av.open(str(first)) as container:
         kinds = [frame.pict_type for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +12,11 @@ import av.container
 import numpy as np
 
 BT601, LIMITED_RANGE = 6, 1  # what swscale converts RGB to unless told otherwise, as numbered in the H.264 standard
+# x264's AVX-512 code gives other bytes from one time to the next, which SSE4.2 does not.
+ASSEMBLY = {"x264-params": "asm=SSE4.2"} if platform.machine() in ("x86_64", "AMD64") else {}
 # No I-frame at a scene cut, which the two encoders count in opposite directions; one thread gives the same bytes twice.
 DEFAULTS = {
-    "libx264": {"sc_threshold": "0", "threads": "1"},
+    "libx264": {"sc_threshold": "0", "threads": "1", **ASSEMBLY},
     "mpeg4": {"sc_threshold": "1000000000", "threads": "1"},
 }
 
