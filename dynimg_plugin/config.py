@@ -58,7 +58,7 @@ class DynImgConfig:
             may differ from training to use.
         keep_policy: which are kept. "similarity": those least like one another; "motion": prompt cells that differ from
             their key frame and key cells that no prompt repeats; "uniform": everywhere the same, evenly spread. The
-            default is the one that cost least in the miniature study.
+            default is the one that cost models trained on all tokens least (docs/study.md).
         grid: patch rows (= columns) of the vision tower; None until a checkpoint is known, then 27 is assumed.
         patch_size: pixels of one patch's side; None until a checkpoint is known, then 14 is assumed.
 
