@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 
 import pytest
 import torch
 from modelling import noise_video, patched
 from peft import get_peft_model
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 from trainings import largest_difference, losses, quick, speaking_base, talk, weights, write_rows
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.models.qwen2 import modeling_qwen2
@@ -36,6 +38,7 @@ from dynimg_plugin.training import (
     read_config,
 )
 from dynimg_plugin.training.probes import check_travel
+from dynimg_plugin.training.run import training_arguments
 
 NEEDED = {"base": "b", "output": "o", "data": "motion_qa"}
 
@@ -409,6 +412,17 @@ def test_a_wrong_option_names_the_right_ones(words, message):
 def test_a_missing_file_names_the_presets():
     with pytest.raises(FileNotFoundError, match="neither a YAML file nor a preset"):
         read_config("mine.yaml")
+
+
+def test_presets_fit_the_loader_to_the_machine(tmp_path):
+    config = read_config(
+        "lora_default", [f"base={tmp_path}", f"output={tmp_path}", "data=motion_qa_mc:1", "bf16=false"]
+    )
+    arguments = training_arguments(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # more workers than CPUs; pinned memory without a GPU
+        workers, pinned = arguments.dataloader_num_workers, arguments.dataloader_pin_memory
+        assert len(list(DataLoader(range(8), num_workers=workers, pin_memory=pinned))) == 8
 
 
 def test_global_batch_size_sets_the_accumulation(base, tmp_path):

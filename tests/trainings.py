@@ -26,7 +26,6 @@ QUICK: dict[str, Any] = {
     "max_steps": 3,
     "logging_steps": 1,
     "dataloader_num_workers": 0,
-    "dataloader_pin_memory": False,
     "disable_tqdm": True,
     "num_images": 1,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ _COMMON: dict[str, Any] = {
     "bf16": True,
     "activation_checkpointing": True,
     "logging_steps": 10,
-    "dataloader_num_workers": 4,
+    "dataloader_num_workers": min(4, os.cpu_count() or 1),
     "save_total_limit": 3,
 }
 _PLLAVA: dict[str, Any] = {  # the recipe that the DynImg paper says it follows

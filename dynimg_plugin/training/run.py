@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
 from dynimg_plugin.compat import training_options
@@ -79,6 +80,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
     """TrainingArguments (SFTConfig for TRL) of a run, with what our data needs."""
     own = {
         "activation_checkpointing": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         **config.arguments,
         "output_dir": config.output,
         "remove_unused_columns": False,
