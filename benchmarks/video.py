@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import resource
 import statistics
@@ -21,196 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import av
 import numpy as np
+from video_files import SEGMENT_SECONDS, SIZES, Case, make
+from video_loaders import KEYS, RUN, ours, picked_times
 
-FPS, SEGMENT_SECONDS = 30, 30
-SIZES = {"360p": (640, 360), "1080p": (1920, 1080)}
 SAME_FRAMES = {"floor": 0.0, "torchcodec": 2.0, "decord": 2.0}  # mean difference allowed, in grey levels
-LOADERS = ["floor", "ours", "motion", "torchcodec", "decord", "lmms-eval"]
 LONGEST_FOR_LMMS_EVAL = 30  # seconds; it decodes everything up to the last frame
-
-
-@dataclass(frozen=True)
-class Case:
-    """One file: size by name, distance of I-frames, seconds."""
-
-    size: str
-    gop: int
-    seconds: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.size}_gop{self.gop}_{self.seconds}s"
-
-
 FULL = [Case(size, gop, seconds) for size in SIZES for gop in (12, 48, 250) for seconds in (5, 30, 180, 1800)]
 QUICK = [Case("360p", 48, 30), Case("360p", 250, 5)]
-
-
-def frames(size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
-    """A textured background that drifts, with noise and three moving boxes: (H, W, 3) uint8."""
-    width, height = size
-    rng = np.random.default_rng(0)
-    texture = np.kron(rng.integers(0, 256, (height // 8 + 1, width // 4 + 1, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    grain = rng.integers(-6, 7, (4, height, width, 1), dtype=np.int16)
-    for i in range(count):
-        at = i % width
-        frame = texture[:height, at : at + width].astype(np.int16) + grain[i % 4]
-        for k, colour in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255))):
-            y, x = height * (k + 1) // 5, (i * (3 + 2 * k) * width // 640) % (width - width // 8)
-            frame[y : y + height // 8, x : x + width // 8] = colour
-        yield np.clip(frame, 0, 255).astype(np.uint8)
-
-
-def encode(path: Path, case: Case, seconds: int) -> None:
-    with av.open(str(path), "w") as container:
-        options = {"preset": "veryfast", "sc_threshold": "0", "crf": "28"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width, stream.height = SIZES[case.size]
-        stream.pix_fmt, stream.gop_size = "yuv420p", case.gop
-        for frame in frames(SIZES[case.size], FPS * seconds):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def repeat(segment: Path, path: Path, times: int) -> None:
-    """Copy the packets of a segment several times, one after the other, without coding them again."""
-    with av.open(str(segment)) as source, av.open(str(path), "w") as target:
-        read = source.streams.video[0]
-        write = target.add_stream_from_template(read)
-        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in source.demux(read) if p.size]
-        length = round(SEGMENT_SECONDS / read.time_base)
-        for turn in range(times):
-            for data, pts, dts, key in packets:
-                packet = av.Packet(data)
-                packet.stream, packet.time_base, packet.is_keyframe = write, read.time_base, key
-                packet.pts, packet.dts = pts + turn * length, dts + turn * length
-                target.mux(packet)
-
-
-def make(case: Case, folder: Path) -> Path:
-    path = folder / f"{case.name}.mp4"
-    if path.is_file():
-        return path
-    print(f"making {path.name}", file=sys.stderr)
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    if case.seconds <= SEGMENT_SECONDS:
-        encode(unfinished, case, case.seconds)
-    else:
-        segment = make(Case(case.size, case.gop, SEGMENT_SECONDS), folder)
-        repeat(segment, unfinished, case.seconds // SEGMENT_SECONDS)
-    return unfinished.rename(path)
-
-
-# ---- the loaders: (path, times in ticks or None) -> DynImgs --------------------------------------------------------
-
-
-def picked_times(path: Path) -> tuple[list[int], float]:
-    """Times of the 20 frames in ticks of the file, and the length of a tick in seconds."""
-    from dynimg_plugin.video import open_video, sample
-
-    with open_video(path) as video:
-        groups = sample(video.index, num_images=4, num_prompts=4)
-        return [pick.time for group in groups for pick in group], video.index.tick_seconds
-
-
-def paint(images: Iterator[tuple[int, np.ndarray]]) -> object:
-    """Compose 20 frames into DynImgs with the package's own code: five to a DynImg, the first a key frame."""
-    from dynimg_plugin import DynImgConfig
-    from dynimg_plugin.composition import Canvases
-    from dynimg_plugin.video import Frame
-
-    canvases = Canvases(DynImgConfig())
-    for i, image in images:
-        canvases.paint(Frame(image, 0.0), i // 5, i % 5)
-    return canvases.dynimgs(lambda places: {})
-
-
-def ours(path: Path, times: list[int], tick: float) -> object:
-    from dynimg_plugin import compose
-
-    return compose(path)
-
-
-def motion(path: Path, times: list[int], tick: float) -> object:
-    """Ours with prompt frames chosen by packet sizes: other frames, found by reading every packet."""
-    from dynimg_plugin import DynImgConfig, compose
-
-    return compose(path, DynImgConfig(sampling="motion"))
-
-
-def floor(path: Path, times: list[int], tick: float) -> object:
-    return paint(floor_frames(path, times))
-
-
-def floor_frames(path: Path, times: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Open; a seek and one packet for an I-frame, a seek and a walk for a run of frames after one; convert."""
-    keys = KEYS[path.name]
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        order = sorted(range(len(times)), key=times.__getitem__)
-        for key, run in itertools.groupby(order, key=lambda i: max(k for k in keys if k <= times[i])):
-            wanted = list(run)
-            container.seek(key, stream=stream, backward=True)
-            if [times[i] for i in wanted] == [key]:
-                packet = next(packet for packet in container.demux(stream) if packet.pts == key)
-                frames = [*packet.decode(), *stream.codec_context.decode(None)]
-                yield wanted[0], frames[0].to_ndarray(format="rgb24")
-                continue
-            shown = None
-            for frame in container.decode(stream):
-                while wanted and frame.pts > times[wanted[0]]:
-                    yield wanted.pop(0), shown.to_ndarray(format="rgb24")
-                if not wanted:
-                    break
-                shown = frame
-            yield from ((i, shown.to_ndarray(format="rgb24")) for i in wanted)
-
-
-KEYS: dict[str, tuple[int, ...]] = {}
-
-
-def torchcodec(path: Path, times: list[int], tick: float) -> object:
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
-    order = sorted(range(len(times)), key=times.__getitem__)
-    batch = decoder.get_frames_played_at([(times[i] + 0.5) * tick for i in order]).data
-    return paint((i, frame.numpy()) for i, frame in zip(order, batch, strict=True))
-
-
-def decord(path: Path, times: list[int], tick: float) -> object:
-    import decord
-
-    reader = decord.VideoReader(str(path), num_threads=1)
-    order = sorted(range(len(times)), key=times.__getitem__)
-    batch = reader.get_batch([int((times[i] + 0.5) * tick * FPS) for i in order]).asnumpy()
-    return paint((i, frame) for i, frame in zip(order, batch, strict=True))
-
-
-def lmms_eval(path: Path, times: list[int], tick: float) -> object:
-    from lmms_eval.models.model_utils.load_video import read_video
-
-    return paint(enumerate(read_video(str(path), num_frm=20)))
-
-
-RUN: dict[str, Callable[[Path, list[int], float], object]] = {
-    "floor": floor,
-    "ours": ours,
-    "motion": motion,
-    "torchcodec": torchcodec,
-    "decord": decord,
-    "lmms-eval": lmms_eval,
-}
-
-
-# ---- measuring: each loader on each file in a process of its own -----------------------------------------------------
 
 
 def measure(loader: str, path: Path, warm_up: Path, repeats: int) -> dict[str, float]:
@@ -306,7 +127,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "dynimg_benchmark_video")
     parser.add_argument("--repeats", type=int, default=0, help="loads per measurement (default 7, quick 3)")
-    parser.add_argument("--one", choices=LOADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=list(RUN), help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.files.mkdir(parents=True, exist_ok=True)
@@ -319,11 +140,9 @@ def main() -> None:
 
     names = {"lmms-eval": "lmms_eval"}
     loaders = [
-        name
-        for name in LOADERS
-        if name in ("floor", "ours", "motion") or importlib.util.find_spec(names.get(name, name))
+        name for name in RUN if name in ("floor", "ours", "motion") or importlib.util.find_spec(names.get(name, name))
     ]
-    print(f"loaders: {', '.join(loaders)}; not installed: {', '.join(set(LOADERS) - set(loaders)) or 'none'}")
+    print(f"loaders: {', '.join(loaders)}; not installed: {', '.join(set(RUN) - set(loaders)) or 'none'}")
     rows, started = [], time.time()
     for case in filter(lambda case: given.only in case.name, QUICK if given.quick else FULL):
         path = make(case, given.files)
