@@ -17,12 +17,13 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import Qwen2Config
 
 from dynimg_plugin import DynImgConfig, DynImgProcessor, apply_dynimg, remove_dynimg
+from dynimg_plugin.config import KeepPolicy
 from dynimg_plugin.patches import llava_onevision
 from dynimg_plugin.tiny import Kit, build_from
 
@@ -142,7 +143,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 of the 24 layers, one round")
-    parser.add_argument("--policy", default="similarity", choices=("motion", "similarity", "uniform"))
+    parser.add_argument("--policy", default=DynImgConfig().keep_policy, choices=get_args(KeepPolicy))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()

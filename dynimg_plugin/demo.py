@@ -61,7 +61,11 @@ def run(video: Path | None, output: Path, limit: int | None) -> None:
         print(f"   {name}", flush=True)
         figures[arm] = arm_accuracies(*models[arm], limit=limit)
     print(table(figures))
-    print("   None of the three has learned order and count, so differences there tell nothing; an answer is 3 points.")
+    if limit is None:
+        print(
+            "   None of the three has learned order and count, 36 questions each of which one is 3 points: "
+            "differences there tell nothing."
+        )
 
 
 def first_clip() -> list[dict[str, Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from dynimg_plugin.config import KeepPolicy
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -24,7 +27,7 @@ def test_eager_rope_is_what_transformers_computes(monkeypatch, dtype):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("policy", ["motion", "uniform"])
+@pytest.mark.parametrize("policy", get_args(KeepPolicy))
 def test_kept_tokens_are_those_of_slicing_by_hand(monkeypatch, policy):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import token_budget

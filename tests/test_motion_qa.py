@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -272,14 +274,32 @@ def noise(count: int, height: int = 48) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("mpeg4", ".avi")])
 def test_write_video_sets_i_frames_by_gop_and_repeats_its_bytes(codec: str, suffix: str, tmp_path: Path) -> None:
-    written = [write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(30)]
-    assert len({file.read_bytes() for file in written}) == 1  # once in six another before x264 was held to SSE4.2
+    written = [write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(2)]
+    assert written[0].read_bytes() == written[1].read_bytes()
     first = written[0]
     with av.open(str(first)) as container:
         kinds = [frame.pict_type for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 16
     assert [index for index, kind in enumerate(kinds) if kind == av.video.frame.PictureType.I] == [0, 12, 24]
     assert len(kinds) == 30
+
+
+TWENTY = """
+import numpy as np
+from dynimg_plugin.video.write import write_video
+
+frames = list(np.random.default_rng(0).integers(0, 256, (30, 128, 64, 3), dtype=np.uint8))
+files = [write_video(f"{i}.mp4", frames, gop=12, options=OPTIONS) for i in range(20)]
+print(len({file.read_bytes() for file in files}))
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1"}])
+def test_a_fresh_process_writes_the_same_bytes_each_time(options: dict[str, str], tmp_path: Path) -> None:
+    # With AVX-512 x264 gave some ten different files here, but not where the tests' own settings are loaded.
+    script = TWENTY.replace("OPTIONS", repr(options))
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
 
 
 @pytest.mark.parametrize(

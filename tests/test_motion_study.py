@@ -90,6 +90,8 @@ def test_how_much_of_streak_and_flash_so_many_prompts_show(number, streaks, flas
     assert np.isin(ONE_GROUP.streak, prompts).sum(-1).tolist() == streaks
     assert np.isin(ONE_GROUP.flash, prompts).sum(-1).tolist() == flashes
     assert key not in ONE_GROUP.streak
+    places = sorted((ONE_GROUP.streak == prompts[0]).nonzero()[1])  # of a streak in the first prompt
+    assert places == {1: [1], 2: [0, 3], 4: [1], 6: [1], 12: [0]}[number]  # first or last tells no direction
     assert (ONE_GROUP.flash[:, 0] < key).all()
     assert (ONE_GROUP.flash[:, 1] > key).all()
 
@@ -517,7 +519,7 @@ def test_names_are_unique_and_an_unknown_pattern_lists_them():
 def test_a_finding_holds_by_its_mean():
     assert Outcome("x", [30.0, 15.0], above=20).holds
     assert not Outcome("x", [30.0, 5.0], above=20).holds
-    assert str(Outcome("x", [9.0, 5.0], within=5)) == "NOT HELD x: +7.0 points, wanted within 5 (+9.0, +5.0)"
+    assert str(Outcome("x", [9.0, 5.0], below=5)) == "NOT HELD x: +7.0 points, wanted < 5 (+9.0, +5.0)"
 
 
 class MadeUp:

@@ -122,4 +122,5 @@ def test_the_demo_takes_a_video_of_your_own(one_iframe_clip, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert str(one_iframe_clip) in printed
     assert "DynImg + 4D RoPE" in printed
+    assert "None of the three" not in printed  # which holds for all questions, not for the first five
     assert (tmp_path / "out" / "dynimgs_annotated.png").is_file()

@@ -37,6 +37,7 @@ from dynimg_plugin.training import (
     plan,
     read_config,
 )
+from dynimg_plugin.training.config import workers
 from dynimg_plugin.training.probes import check_travel
 from dynimg_plugin.training.run import training_arguments
 
@@ -414,13 +415,21 @@ def test_a_missing_file_names_the_presets():
         read_config("mine.yaml")
 
 
+@pytest.mark.parametrize(("cpus", "expected"), [(1, 1), (2, 2), (64, 4)])
+def test_presets_start_no_more_workers_than_this_process_has_cpus(monkeypatch, cpus, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    assert workers() == expected
+
+
 def test_presets_fit_the_loader_to_the_machine(tmp_path):
     config = read_config(
         "lora_default", [f"base={tmp_path}", f"output={tmp_path}", "data=motion_qa_mc:1", "bf16=false"]
     )
     arguments = training_arguments(config)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # more workers than CPUs; pinned memory without a GPU
+        for message in ("This DataLoader will create", "'pin_memory' argument is set"):
+            warnings.filterwarnings("error", message)
         workers, pinned = arguments.dataloader_num_workers, arguments.dataloader_pin_memory
         assert len(list(DataLoader(range(8), num_workers=workers, pin_memory=pinned))) == 8
 

@@ -30,6 +30,8 @@ CONFIGS = {  # 4 DynImgs of 4 x 4 cells, or 16 frames of 2 x 2: 64 visual tokens
     "tokens": DynImgConfig(fusion="tokens", **SMALL),
     "frames_16": DynImgConfig(num_images=16, fusion="none", num_prompts=1, **{**SMALL, "pooled_size": 2}),  # PLLaVA
     "image_grid": DynImgConfig(fusion="none", **SMALL),  # IG-VLM: 4 x 4 of the same 16 frames, see layout_of()
+    "prompts_1": DynImgConfig(num_prompts=1, **SMALL),
+    "prompts_2": DynImgConfig(num_prompts=2, **SMALL),
     "dynimgs_1": DynImgConfig(num_images=1, **SMALL),  # 16 visual tokens
     "dynimgs_16": DynImgConfig(num_images=16, **SMALL),  # 256
     # one DynImg, whose row of 12 cells takes all the paper's numbers of prompts: 144

@@ -25,15 +25,15 @@ class Outcome:
     what: str
     differences: list[float]
     above: float | None = None
-    within: float | None = None
+    below: float | None = None
 
     @property
     def holds(self) -> bool:
         mean = fmean(self.differences)
-        return (self.above is None or mean > self.above) and (self.within is None or abs(mean) < self.within)
+        return (self.above is None or mean > self.above) and (self.below is None or mean < self.below)
 
     def __str__(self) -> str:
-        limit = f"> {self.above:g}" if self.above is not None else f"within {self.within:g}"
+        limit = f"> {self.above:g}" if self.above is not None else f"< {self.below:g}"
         seeds = ", ".join(f"{difference:+.1f}" for difference in self.differences)
         verdict = "held" if self.holds else "NOT HELD"
         return f"{verdict:8} {self.what}: {fmean(self.differences):+.1f} points, wanted {limit} ({seeds})"
@@ -69,11 +69,11 @@ def check(study: Study, seeds: int) -> Iterator[Outcome]:
     yield Outcome("shuffled tokens, fast direction, 4D - 1D RoPE", fast("4d"), above=20)
     yield Outcome("questions that need the frames between, canvas - none", gains, above=15)
     for rate in SLOW_THETA:
-        yield Outcome(f"shuffled tokens, fast direction, {slow(rate)} - 1D RoPE", fast(slow(rate)), within=5)
+        yield Outcome(f"shuffled tokens, fast direction, {slow(rate)} - 1D RoPE", fast(slow(rate)), below=5)
 
 
 def as_json(findings: list[Outcome]) -> list[dict[str, Any]]:
     return [
-        {"what": f.what, "differences": f.differences, "above": f.above, "within": f.within, "holds": f.holds}
+        {"what": f.what, "differences": f.differences, "above": f.above, "below": f.below, "holds": f.holds}
         for f in findings
     ]

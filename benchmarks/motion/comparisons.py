@@ -1,7 +1,8 @@
 """Which arms are compared, and how: paired by seed, t intervals, Holm's correction over all planned pairs.
 
 A planned pair, and the measure that the correction and the claims rest on (the mean over all questions), was written
-down before its first run. The correction counts all of them, run or not, so that it does not change with what is there.
+down before its first run; the four on clips of 13 frames when 1, 2 and 4 prompts had been run on clips of 20. The
+correction counts all of them, run or not, so that it does not change with what is there.
 Pairs thought of afterwards, the groups of questions and the mean along the learning curve are reported uncorrected.
 """
 
@@ -13,7 +14,7 @@ from statistics import fmean
 
 from scipy import stats
 
-from .plan import DYNIMGS, OTHER_THETA_RATES, PROMPTS, REGIMES, THETA_RATE
+from .plan import DYNIMGS, OTHER_THETA_RATES, PROMPTS, PROMPTS_20, REGIMES, THETA_RATE
 from .records import ALL, CURVE, MEASURES, Arm, Arms, measured
 
 CONFIDENCE = 0.95
@@ -56,7 +57,8 @@ PAIRS = (
     _rope("lora", "lora"),
     Pair("axis split - 1D RoPE", Arm("fusion", "axis_split"), Arm("rope", "1d")),
     Pair("theta per layer - shared", Arm("theta", "per_layer", "shuffled"), Arm("theta", "shared", "shuffled")),
-    *(_number("frames", "prompts per key frame", other) for other in PROMPTS if other != 4),
+    *(_number("frames_20", "prompts, clips of 20 frames", other) for other in PROMPTS_20 if other != 4),
+    *(_number("frames", "prompts, clips of 13 frames", other) for other in PROMPTS if other != 4),
     *(_number("dynimgs", "DynImgs", other) for other in DYNIMGS if other != 4),
     *(
         _theta_rate(rate, name, rope)

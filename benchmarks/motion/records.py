@@ -16,7 +16,7 @@ from typing import Any
 from .questions import GROUPS, QUESTIONS
 
 VERSION = 1
-EXPERIMENTS = ("fusion", "rope", "lora", "frames", "dynimgs", "theta", "theta_lr", "budget")
+EXPERIMENTS = ("fusion", "rope", "lora", "frames_20", "frames", "dynimgs", "theta", "theta_lr", "budget")
 ALL = "all"
 MEASURES = (ALL, *GROUPS)  # what is averaged: all questions, and each group of them
 CURVE = "along the curve"  # all questions, mean over the learning curve: who learns sooner has more

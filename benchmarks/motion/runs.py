@@ -20,7 +20,7 @@ from dynimg_plugin.config import ThetaScope
 from .arms import CONFIGS, timing_of
 from .files import write, write_json
 from .learning import LORA_R, STEPS, Reader, Recipe, accuracy, attention, learn, theta_norms
-from .plan import DYNIMGS, FUSIONS, OTHER_THETA_RATES, OTHERS, PROMPTS, REGIMES, THETA_RATE
+from .plan import DYNIMGS, FUSIONS, OTHER_THETA_RATES, OTHERS, PROMPTS, PROMPTS_20, REGIMES, THETA_RATE
 from .records import VERSION
 from .regimes import CHOICES, KEY
 from .scenes import FOUR_GROUPS, Clips, draw_clips
@@ -129,7 +129,7 @@ def all_runs(seeds: int) -> Iterator[Run]:
             yield Run(LORA, rope, PLAIN, LORA, seed, rope == "4d")
         for other in OTHERS:
             yield Run("fusion", other, other, "fixed", seed)
-        for experiment, numbers in (("frames", PROMPTS), ("dynimgs", DYNIMGS)):
+        for experiment, numbers in (("frames_20", PROMPTS_20), ("frames", PROMPTS), ("dynimgs", DYNIMGS)):
             for number, fusion in numbers.items():
                 yield Run(experiment, str(number), fusion, "fixed", seed)
 

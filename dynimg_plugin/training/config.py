@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,12 +21,19 @@ Part = Literal["vision_tower", "projector", "language_model", "theta", "slots"]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
+
+def workers(most: int = 4) -> int:
+    """Data workers of the presets: `most`, or as many as there are CPUs for this process."""
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(most, cpus)
+
+
 _COMMON: dict[str, Any] = {
     "theta_lr": 1e-2,  # absolute; Adam travels about learning rate x steps (probes.check_travel)
     "bf16": True,
     "activation_checkpointing": True,
     "logging_steps": 10,
-    "dataloader_num_workers": min(4, os.cpu_count() or 1),
+    "dataloader_num_workers": workers(),
     "save_total_limit": 3,
 }
 _PLLAVA: dict[str, Any] = {  # the recipe that the DynImg paper says it follows

@@ -11,9 +11,10 @@ import av
 import av.container
 import numpy as np
 
+X264 = "x264-params"  # a list of its own in one option: name=value:name=value
 BT601, LIMITED_RANGE = 6, 1  # what swscale converts RGB to unless told otherwise, as numbered in the H.264 standard
 # x264's AVX-512 code gives other bytes from one time to the next, which SSE4.2 does not.
-ASSEMBLY = {"x264-params": "asm=SSE4.2"} if platform.machine() in ("x86_64", "AMD64") else {}
+ASSEMBLY = {X264: "asm=SSE4.2"} if platform.machine() in ("x86_64", "AMD64") else {}
 # No I-frame at a scene cut, which the two encoders count in opposite directions; one thread gives the same bytes twice.
 DEFAULTS = {
     "libx264": {"sc_threshold": "0", "threads": "1", **ASSEMBLY},
@@ -43,7 +44,7 @@ def write_video(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    settings = {**DEFAULTS.get(codec, {}), **(options or {})}
+    settings = _settings(codec, options or {})
     try:
         with av.open(str(temporary), "w") as container:
             _encode(container, frames, fps=fps, codec=codec, gop=gop, options=settings, pix_fmt=pix_fmt)
@@ -51,6 +52,13 @@ def write_video(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _settings(codec: str, options: dict[str, str]) -> dict[str, str]:
+    """Our defaults, then `options`; of x264's own list the last of two values counts, so that theirs come last."""
+    ours = DEFAULTS.get(codec, {})
+    own = ":".join(given[X264] for given in (ours, options) if X264 in given)
+    return {**ours, **options, **({X264: own} if own else {})}
 
 
 def _encode(
