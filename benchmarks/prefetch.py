@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from video import Case, make
+from video_files import Case, make
 
 from dynimg_plugin.evaluation.ahead import ComposedVideos, ahead
 from dynimg_plugin.evaluation.model import LlavaDynImg, batches

@@ -97,7 +97,7 @@ def test_samples_survive_lmms_evals_file_and_give_their_means(tmp_path):
         {"answered": 75.0, "accuracy_micro": 100 / 3, "accuracy_x": 50.0, "accuracy_y": 0.0, "accuracy_macro": 25.0}
     )
     path.write_text('{"doc_id": 1}\n')
-    with pytest.raises(ValueError, match=r"line 1: no answer of a task of dynimg_plugin"):
+    with pytest.raises(ValueError, match=r"line 1: no answer of one of the six benchmarks"):
         read_samples(path)
 
 

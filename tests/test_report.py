@@ -99,6 +99,12 @@ def test_every_line_of_a_table_is_equally_long(tmp_path):
     assert table(["a|b"], [["1"], ["22222"]]).splitlines() == ["| a\\|b  |", "|-------|", "| 1     |", "| 22222 |"]
 
 
+def test_a_task_whose_file_keeps_no_samples_has_no_intervals(tmp_path):
+    (tmp_path / "s.jsonl").write_text('{"doc_id": 0, "accuracy": {"score": 100.0, "clip": "a"}}\n', "utf-8")
+    task = TaskRecord(scores={"accuracy": 50.0}, questions=2, samples="s.jsonl")
+    assert row(report(save(tmp_path, {"motion_qa_mc": task})), "motion_qa_mc", "accuracy")["A"] == "50.0"
+
+
 def test_intervals_of_judge_free_metrics_come_from_the_saved_answers(tmp_path):
     marks = [0.0, 0.0, 100.0, 100.0, 100.0, 0.0]
     samples = [Sample(f"v{i}", marks={"exact_match": mark}) for i, mark in enumerate(marks)]

@@ -41,6 +41,8 @@ TRAINED = {"full": "fixed", "random": RANDOM}  # how the model was trained -> th
 def run(study: Study, seeds: int) -> list[Path]:
     """Every run of the budget, runs/*.json; models whose runs are all there are not trained again."""
     models = [(trained, rope, seed) for seed in range(seeds) for trained in TRAINED for rope in ROPES]
+    files = [file_of(study, rope, seed, *line) for trained, rope, seed in models for line in lines_of(trained)]
+    study.show(f"{len(files)} runs, {sum(map(Path.is_file, files))} there already, on {study.device}")
     return [file for model in models for file in _run(study, *model)]
 
 

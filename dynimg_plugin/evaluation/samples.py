@@ -53,8 +53,14 @@ class Sample:
         return cls(**{**fields, "requests": tuple(fields["requests"])})
 
 
+def holds_samples(path: Path) -> bool:
+    """Whether a file's first line is a sample; those of other tasks, motion_qa among them, have no key `answered`."""
+    with path.open(encoding="utf-8") as lines:
+        return f'"{KEY}": {{' in lines.readline()
+
+
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file that lmms-eval wrote for one of our tasks.
+    """The samples of a file that lmms-eval wrote for one of the six benchmarks.
 
     Raises:
         ValueError: a line is no JSON or holds no sample; it names the line.
@@ -65,8 +71,8 @@ def read_samples(path: Path) -> list[Sample]:
             samples.append(Sample.from_dict(json.loads(line)[KEY]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}, line {number}: no answer of a task of dynimg_plugin ({error!r}); give a "
-                "*_samples_<task>.jsonl that was written with --log_samples"
+                f"{path}, line {number}: no answer of one of the six benchmarks ({error!r}); give "
+                "a *_samples_<task>.jsonl of theirs that was written with --log_samples"
             ) from error
     return samples
 

@@ -206,7 +206,8 @@ def _build(values: dict[str, Any]) -> TrainConfig:
             hint = f"did you mean {' or '.join(near)}?" if near else "see `dynimg train --help`"
             raise ValueError(f"unknown training option {name!r}; {hint}")
     if missing := [name for name in ("base", "output", "data") if not values.get(name)]:
-        raise ValueError(f"{', '.join(missing)} missing; give it in the file or as {missing[0]}=...")
+        words = " ".join(f"{name}=..." for name in missing)
+        raise ValueError(f"{', '.join(missing)} missing; give it in the file or as {words}")
     plain = {name: _number(value) for name, value in values.items()}
     own: dict[str, Any] = {
         name: _as_tuple(value) if name in LISTS else value for name, value in plain.items() if name in OWN

@@ -92,7 +92,7 @@ def check_travel(theta_lr: float, steps: int) -> str | None:
         return None
     return (
         f"theta can travel about {travel:.2g} (theta_lr {theta_lr:g} x {steps} steps x 0.5); in our miniature "
-        f"study 1 was enough, 0.1 gave less than half of its effect and 0.01 none. Train longer or raise theta_lr"
+        f"study 1.2 was enough, 0.12 gave less than half of its effect and 0.012 none. Train longer or raise theta_lr"
     )
 
 

@@ -14,7 +14,7 @@ from dynimg_plugin.evaluation.judging.judge import Judge
 from dynimg_plugin.evaluation.judging.protocols import JudgeRequest
 from dynimg_plugin.evaluation.judging.reading import Verdict
 from dynimg_plugin.evaluation.judging.scores import Summary, summarise
-from dynimg_plugin.evaluation.samples import KEY, Sample, read_samples
+from dynimg_plugin.evaluation.samples import Sample, holds_samples, read_samples
 
 FORMAT_VERSION = 1
 JUDGEMENT, VERDICTS = ".judgement.json", ".verdicts.jsonl"
@@ -70,7 +70,7 @@ def requests_of(samples: Iterable[Sample]) -> list[JudgeRequest]:
 
 
 def find_samples(paths: Iterable[Path]) -> list[Path]:
-    """The sample files among files and under folders; of folders only those that hold answers of our tasks.
+    """The sample files among files and under folders; of folders only those of the six benchmarks.
 
     Raises:
         FileNotFoundError: a path that is not there, or no sample file at all.
@@ -82,14 +82,14 @@ def find_samples(paths: Iterable[Path]) -> list[Path]:
         found += sorted(filter(_ours, path.rglob("*_samples_*.jsonl"))) if path.is_dir() else [path]
     if not found:
         raise FileNotFoundError(
-            "no *_samples_<task>.jsonl with answers of dynimg_plugin's tasks; evaluate with --log_samples first"
+            "no *_samples_<task>.jsonl of the six benchmarks; evaluate them with --log_samples first "
+            "(motion_qa needs no judge)"
         )
     return list(dict.fromkeys(found))
 
 
 def _ours(path: Path) -> bool:
-    with path.open(encoding="utf-8") as lines:
-        return not path.name.endswith(VERDICTS) and f'"{KEY}": {{' in lines.readline()
+    return not path.name.endswith(VERDICTS) and holds_samples(path)
 
 
 def judge_saved(path: Path, judge: Judge) -> Judgement | None:
