@@ -26,7 +26,7 @@ TITLES = {
     "position": "position",
 }
 VARIED = {
-    "frames": "prompts per key frame",
+    **dict.fromkeys(("frames_20", "frames"), "prompts per key frame"),
     "dynimgs": "DynImgs per video",
     "theta": "theta of the layers",
     "theta_lr": "learning rate of theta",
