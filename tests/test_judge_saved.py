@@ -179,7 +179,7 @@ def test_killed_while_judging_the_rerun_asks_only_for_what_is_missing(tmp_path, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"doc_id": 0}\n', r"line 1: no answer of a task of dynimg_plugin.*--log_samples"),
+        ('{"doc_id": 0}\n', r"line 1: no answer of one of the six benchmarks.*--log_samples"),
         ("{oops\n", "line 1"),
         ('{"answered": {"video": "v", "requests": [{"protocol": "qa"}]}}\n', "request to the judge does not fit"),
     ],

@@ -27,7 +27,7 @@ from dynimg_plugin.eval_tasks.motion_qa.questions import (
 )
 from dynimg_plugin.evaluation.answers import read_letter
 from dynimg_plugin.evaluation.scoring import mean_score
-from dynimg_plugin.video.write import write_video
+from dynimg_plugin.video.write import DEFAULTS, _settings, write_video
 
 FOLDER = Path(dataset.__file__).parent
 KEYS = [8, 24, 40, 56]
@@ -292,6 +292,13 @@ frames = list(np.random.default_rng(0).integers(0, 256, (30, 128, 64, 3), dtype=
 files = [write_video(f"{i}.mp4", frames, gop=12, options=OPTIONS) for i in range(20)]
 print(len({file.read_bytes() for file in files}))
 """
+
+
+def test_own_x264_params_stand_behind_ours_and_arrive(tmp_path: Path) -> None:
+    own = "open-gop=1:asm=avx2"
+    expected = [*DEFAULTS["libx264"].get("x264-params", "").split(), own]
+    assert _settings("libx264", {"x264-params": own})["x264-params"] == ":".join(expected)
+    assert b"open_gop=1" in write_video(tmp_path / "open.mp4", noise(2), options={"x264-params": own}).read_bytes()
 
 
 @pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1"}])

@@ -96,6 +96,13 @@ def test_how_much_of_streak_and_flash_so_many_prompts_show(number, streaks, flas
     assert (ONE_GROUP.flash[:, 1] > key).all()
 
 
+@pytest.mark.parametrize(("arm", "streak", "flash"), [("prompts_1", 1, [0, 1]), ("prompts_2", 2, [1, 1])])
+def test_of_20_frames_two_prompts_show_everything_and_one_half_of_the_flashes(arm, streak, flash):
+    prompts = frame_numbers(arm)[:, 1:]
+    assert np.isin(FOUR_GROUPS.streak, prompts).sum(-1).tolist() == [streak] * 4
+    assert np.isin(FOUR_GROUPS.flash, prompts).sum(-1).tolist() == [flash] * 4
+
+
 @pytest.mark.parametrize(("timing", "firsts"), [(FOUR_GROUPS, [0, 5, 10, 15]), (ONE_GROUP, [0, 3, 5, 9])])
 def test_answers_are_what_the_pictures_show(timing, firsts):
     clips = draw_clips("train", 20, seed=7, timing=timing)

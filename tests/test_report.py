@@ -16,6 +16,7 @@ from dynimg_plugin.evaluation.judging.reading import Verdict, failure
 from dynimg_plugin.evaluation.judging.saved import JUDGEMENT, Judgement, beside
 from dynimg_plugin.evaluation.record import RECORD, RunRecord, TaskRecord
 from dynimg_plugin.evaluation.reporting.markdown import table
+from dynimg_plugin.evaluation.reporting.runs import collect
 from dynimg_plugin.evaluation.samples import Sample
 
 JUDGE = {"model": "qwen", "prompts": {"qa": "abc"}, "date": "2026-01-02", "served_by": ["qwen3"]}
@@ -105,11 +106,19 @@ def test_a_task_whose_file_keeps_no_samples_has_no_intervals(tmp_path):
     assert row(report(save(tmp_path, {"motion_qa_mc": task})), "motion_qa_mc", "accuracy")["A"] == "50.0"
 
 
+def test_a_damaged_file_of_samples_is_named(tmp_path):
+    (tmp_path / "s.jsonl").write_text('wered": {"score": 100.0}}\n', "utf-8")
+    with pytest.raises(ValueError, match=r"s\.jsonl, line 1: no answer of one of the six benchmarks"):
+        collect([save(tmp_path, {"msvd_qa": msvd(samples="s.jsonl", scores={"answered": 100.0})})])
+
+
 def test_intervals_of_judge_free_metrics_come_from_the_saved_answers(tmp_path):
     marks = [0.0, 0.0, 100.0, 100.0, 100.0, 0.0]
     samples = [Sample(f"v{i}", marks={"exact_match": mark}) for i, mark in enumerate(marks)]
     name = save_samples(tmp_path, "s.jsonl", samples)
-    text = report(save(tmp_path, {"msvd_qa": msvd(samples=name, scores={"exact_match": 50.0}, judge=None)}))
+    text = report(
+        save(tmp_path, {"msvd_qa": msvd(samples=name, scores={"exact_match": 50.0, "answered": 100.0}, judge=None)})
+    )
     low, high = json.loads(row(text, "msvd_qa", "exact_match")["A"].removeprefix("50.0 "))
     assert 0 <= low < 50 < high <= 100
 

@@ -53,12 +53,6 @@ class Sample:
         return cls(**{**fields, "requests": tuple(fields["requests"])})
 
 
-def holds_samples(path: Path) -> bool:
-    """Whether a file's first line is a sample; those of other tasks, motion_qa among them, have no key `answered`."""
-    with path.open(encoding="utf-8") as lines:
-        return f'"{KEY}": {{' in lines.readline()
-
-
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file that lmms-eval wrote for one of the six benchmarks.
 

@@ -14,7 +14,7 @@ from dynimg_plugin.evaluation.judging.judge import Judge
 from dynimg_plugin.evaluation.judging.protocols import JudgeRequest
 from dynimg_plugin.evaluation.judging.reading import Verdict
 from dynimg_plugin.evaluation.judging.scores import Summary, summarise
-from dynimg_plugin.evaluation.samples import Sample, holds_samples, read_samples
+from dynimg_plugin.evaluation.samples import KEY, Sample, read_samples
 
 FORMAT_VERSION = 1
 JUDGEMENT, VERDICTS = ".judgement.json", ".verdicts.jsonl"
@@ -89,7 +89,8 @@ def find_samples(paths: Iterable[Path]) -> list[Path]:
 
 
 def _ours(path: Path) -> bool:
-    return not path.name.endswith(VERDICTS) and holds_samples(path)
+    with path.open(encoding="utf-8") as lines:
+        return not path.name.endswith(VERDICTS) and f'"{KEY}": {{' in lines.readline()
 
 
 def judge_saved(path: Path, judge: Judge) -> Judgement | None:

@@ -12,7 +12,7 @@ from typing import Any
 from dynimg_plugin.evaluation.judging.saved import find_judgements
 from dynimg_plugin.evaluation.judging.scores import ASPECT_METRICS, QA_METRICS, Interval, bootstrap
 from dynimg_plugin.evaluation.record import RECORD, RunRecord, TaskRecord, find_records
-from dynimg_plugin.evaluation.samples import KEY, Sample, holds_samples, marks_by_metric, read_samples
+from dynimg_plugin.evaluation.samples import KEY, Sample, marks_by_metric, read_samples
 
 JUDGED = {*QA_METRICS, *ASPECT_METRICS}
 
@@ -81,7 +81,8 @@ def _judged(folder: Path, name: str, task: TaskRecord) -> dict[str | None, TaskR
     judged = {"judge_failed", *(JUDGED if task.judge else ())}
     free = {metric: value for metric, value in task.scores.items() if metric not in judged}
     own = TaskResult(free, {}, None, None, task)
-    if task.samples and (folder / task.samples).exists() and holds_samples(folder / task.samples):
+    kept = KEY in task.scores  # the six benchmarks' files hold samples, motion_qa's do not
+    if kept and task.samples and (folder / task.samples).exists():
         own = replace(own, intervals=intervals(read_samples(folder / task.samples)))
     results: dict[str | None, TaskResult] = {None: own}
     if task.judge is not None:
