@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -22,10 +23,11 @@ from modelling import (
 from dynimg_plugin import DynImgConfig, DynImgLayout, DynImgProcessor, apply_dynimg, describe_dynimg, remove_dynimg
 from dynimg_plugin.budget import choose_cells, spread_cells, thinned
 from dynimg_plugin.cli_options import pairs
+from dynimg_plugin.config import KeepPolicy
 from dynimg_plugin.families import find_patch
 from dynimg_plugin.mrope import placed, starts
 
-POLICIES = ("motion", "similarity", "uniform")
+POLICIES = get_args(KeepPolicy)
 TEXTS = ["What?", "What moves from the left to the right in this video?", "No video here."]
 
 

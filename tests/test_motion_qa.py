@@ -274,9 +274,8 @@ def noise(count: int, height: int = 48) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("mpeg4", ".avi")])
 def test_write_video_sets_i_frames_by_gop_and_repeats_its_bytes(codec: str, suffix: str, tmp_path: Path) -> None:
-    written = [write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(2)]
-    assert written[0].read_bytes() == written[1].read_bytes()
-    first = written[0]
+    first, second = (write_video(tmp_path / f"{i}{suffix}", noise(30), codec=codec, gop=12) for i in range(2))
+    assert first.read_bytes() == second.read_bytes()
     with av.open(str(first)) as container:
         kinds = [frame.pict_type for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 16

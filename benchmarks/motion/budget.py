@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from dynimg_plugin import DynImgConfig
 from dynimg_plugin.budget import choose_cells, in_row
+from dynimg_plugin.config import KeepPolicy
 from dynimg_plugin.layout import DynImgLayout
 
 from .files import write_json
@@ -31,7 +32,7 @@ from .runs import Run, Study
 
 Line = tuple[str, float, str]  # full, closed or random; keep; keep_policy
 KEEPS = (1.0, 0.6, 0.4, 0.25, 0.1)
-POLICIES = ("motion", "similarity", "uniform")
+POLICIES = get_args(KeepPolicy)
 BUDGETS = [(keep, policy) for keep in KEEPS for policy in POLICIES]
 ROPES = ("1d", "4d")
 CLOSED = "closed"
@@ -40,19 +41,20 @@ TRAINED = {"full": "fixed", "random": RANDOM}  # how the model was trained -> th
 
 def run(study: Study, seeds: int) -> list[Path]:
     """Every run of the budget, runs/*.json; models whose runs are all there are not trained again."""
-    models = [(trained, rope, seed) for seed in range(seeds) for trained in TRAINED for rope in ROPES]
-    files = [file_of(study, rope, seed, *line) for trained, rope, seed in models for line in lines_of(trained)]
-    study.show(f"{len(files)} runs, {sum(map(Path.is_file, files))} there already, on {study.device}")
-    return [file for model in models for file in _run(study, *model)]
-
-
-def _run(study: Study, trained: str, rope: str, seed: int) -> list[Path]:
-    files = {line: file_of(study, rope, seed, *line) for line in lines_of(trained)}
-    if not all(file.is_file() for file in files.values()):
-        for line, record in records(study, trained, rope, seed):
-            write_json(files[line], record)
-        study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
-    return list(files.values())
+    models = {
+        (trained, rope, seed): {line: file_of(study, rope, seed, *line) for line in lines_of(trained)}
+        for seed in range(seeds)
+        for trained in TRAINED
+        for rope in ROPES
+    }
+    every = [file for files in models.values() for file in files.values()]
+    study.announce(every)
+    for (trained, rope, seed), files in models.items():
+        if not all(file.is_file() for file in files.values()):
+            for line, record in records(study, trained, rope, seed):
+                write_json(files[line], record)
+            study.show(f"budget-{trained}-{rope}-{seed}: {len(files)} runs written")
+    return every
 
 
 def lines_of(trained: str) -> list[Line]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .comparisons import PAIRS, Comparisons, Difference, Pair
+from .plan import PROMPTS, PROMPTS_20
 from .records import ALL
 
 HELD, UNDECIDED, NOT_HELD = "held", "undecided", "not held"
@@ -57,8 +58,12 @@ CLAIMS = (  # the paper's table: A 74.9, B 75.2, C 77.3, D 78.6
     Claim(
         "4 prompts per key frame are best",  # 1, 2, 4, 6, 12: 71.9, 72.3, 78.6, 78.1, 77.5
         _gains(
-            {f"4 - {n} prompts, clips of 20 frames": gain for n, gain in {1: 6.7, 2: 6.3}.items()}
-            | {f"4 - {n} prompts, clips of 13 frames": gain for n, gain in {1: 6.7, 2: 6.3, 6: 0.5, 12: 1.1}.items()}
+            {
+                f"4 - {number} prompts, clips of {frames} frames": gain
+                for frames, numbers in ((20, PROMPTS_20), (13, PROMPTS))
+                for number, gain in {1: 6.7, 2: 6.3, 6: 0.5, 12: 1.1}.items()
+                if number in numbers
+            }
         ),
         "on clips of 20 frames 2 prompts miss nothing, 1 half of the flashes. Clips of 13 were made when that was run, "
         "for 6 and 12 prompts: streaks and flashes come at times at which 4, 6 and 12 prompts show all of them, while "

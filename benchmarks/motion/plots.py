@@ -26,7 +26,8 @@ TITLES = {
     "position": "position",
 }
 VARIED = {
-    **dict.fromkeys(("frames_20", "frames"), "prompts per key frame"),
+    "frames_20": "prompts per key frame",
+    "frames": "prompts per key frame",
     "dynimgs": "DynImgs per video",
     "theta": "theta of the layers",
     "theta_lr": "learning rate of theta",

@@ -171,7 +171,7 @@ class Study:
             others: runs that are not asked for, but taken where they are the same work.
         """
         missing = [run for run in runs if not self.file(run).is_file()]
-        self.show(f"{len(runs)} runs, {len(runs) - len(missing)} there already, on {self.device}")
+        self.announce([self.file(run) for run in runs])
         done = {run.work: run for run in (*others, *runs) if self.file(run).is_file()}
         for number, run in enumerate(missing, 1):
             if self.file(run).is_file():  # another process was quicker
@@ -182,6 +182,10 @@ class Study:
             found = "  ".join(f"{question} {right:.0f}" for question, right in record["accuracy"].items())
             self.show(f"{number}/{len(missing)} {run.name}: {found}  ({record['wall_seconds']:.0f} s)")
         return len(missing)
+
+    def announce(self, files: list[Path]) -> None:
+        """Show how many of these runs are there."""
+        self.show(f"{len(files)} runs, {sum(map(Path.is_file, files))} there already, on {self.device}")
 
     def read(self, run: Run) -> dict[str, Any]:
         """The JSON of a run that is there."""
