@@ -67,6 +67,7 @@ setup(
         "dev": [
             "dynimg_plugin[families,study]",
             "hypothesis>=6",
+            "liger-kernel>=0.6; sys_platform == 'linux'",  # a rotary kernel that gives theta no gradient
             "mypy>=1.11",
             "pytest>=8",
             "pytest-xdist>=3.2",
